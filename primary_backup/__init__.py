@@ -1,0 +1,1 @@
+"""Drive conntrackd through keepalived's state changes, and prove what was recovered."""
