@@ -1,0 +1,140 @@
+"""The commit: the one request that brings connections back, proven by the kernel's own counter."""
+
+import time
+
+from primary_backup.proof import Commit, Outcome, Verdict, judge_commit
+from primary_backup.request import Refused, Requests, Unanswered, Unreached
+
+LOOK_SECONDS = 0.1
+STILL_SECONDS = 0.5
+"""A running commit makes entries without a pause longer than this."""
+OVER_SECONDS = 10.0
+"""How long a purge or a bulk may go on before the commit is repeated all the same."""
+
+
+class Committing:
+    """One commit on its way; ``seen`` tells what came of it even where it ends in an error."""
+
+    def __init__(self, requests: Requests, options: tuple[str, ...]) -> None:
+        self._requests = requests
+        self._daemon = requests.daemon
+        self._options = options
+        self._before = self._last = self._daemon.kernel()
+        self._early: int | None = None
+        self._looked_early = False
+        self.seen = Commit(None, 0, self._before.entries)
+        self.proven = False
+        """Whether the external cache may be dropped."""
+
+    def carry_out(self) -> Verdict:
+        """Commit, prove it, and return the verdict; raises what a request raises.
+
+        A purge that fired meanwhile, or a bulk that was still arriving, is waited for, and the
+        commit asked once more: all copies are seconds old then.
+        """
+        verdict = self._attempt()
+        if self._disturbed():
+            self._wait_until_over()
+            self._before = self._last = self._daemon.kernel()
+            verdict = self._attempt()
+        return verdict
+
+    def _attempt(self) -> Verdict:
+        starts = len(self._requests.starts)
+        daemon = self._daemon.identity()
+        answered = True
+        try:
+            self._requests.ask(self._options, self._working)
+        except Unanswered:
+            answered = False
+        was_dead = len(self._requests.starts) > starts
+        if was_dead:
+            daemon = self._daemon.identity()
+            starts = len(self._requests.starts)
+        self._look(None)  # what the table got is known, even if the daemon answers no more
+        status = self._requests.status()
+        if was_dead:
+            return self._was_dead(replica=status.external is None)
+        if len(self._requests.starts) > starts or self._daemon.identity() != daemon:
+            self._look(None)
+            return Verdict(
+                Outcome.DEGRADED,
+                f"conntrackd died while committing: {self.seen.recovered} connections recovered, "
+                "the rest was lost with its external cache",
+            )
+        self._look(status.external)
+        if not answered or not self.seen.complete:
+            self._wait_until_still()
+            self._look(self._requests.status().external)
+        if status.external is None:
+            self.proven = True
+            entries = self.seen.entries
+            return Verdict(Outcome.OK, f"the kernel table is the replica: {entries} entries")
+        verdict, self.proven = judge_commit(self.seen)
+        if self.proven or answered:
+            return verdict
+        return Verdict(
+            Outcome.DEGRADED, f"the commit did not end in time: {verdict.reason}", verdict.advice
+        )
+
+    def _was_dead(self, *, replica: bool) -> Verdict:
+        self.proven = True  # its successor's cache holds nothing that could be lost
+        if replica:
+            return Verdict(
+                Outcome.DEGRADED,
+                "conntrackd was not running; nothing was lost, but the kernel table misses what "
+                "the peer opened since it died",
+            )
+        return Verdict(
+            Outcome.DEGRADED,
+            "conntrackd was not running: its external cache was lost, nothing could be recovered",
+        )
+
+    def _look(self, expected: int | None) -> None:
+        now = self._daemon.kernel()
+        self.seen = Commit(expected, now.inserted_since(self._before), now.entries)
+
+    def _working(self) -> bool:
+        """Whether entries were made since the last look, while the client waits for its answer."""
+        if not self._looked_early:
+            self._looked_early = True
+            try:
+                self._early = self._daemon.status().external
+            except (Unreached, Unanswered, Refused):
+                self._early = None  # the commit's own answer will tell
+        last, self._last = self._last, self._daemon.kernel()
+        return last != self._last
+
+    def _wait_until_still(self) -> None:
+        """A commit that somebody else asked for, or that outlived its client, may still run."""
+        still_since = time.monotonic()
+        while time.monotonic() - still_since < STILL_SECONDS:
+            self._requests.check()
+            self._requests.pause(LOOK_SECONDS)
+            last, self._last = self._last, self._daemon.kernel()
+            if last.inserted != self._last.inserted:
+                still_since = time.monotonic()
+
+    def _disturbed(self) -> bool:
+        """Whether a purge ate the commit, or the external cache grew under it."""
+        expected = self.seen.expected
+        if expected is None or self._options != ("-c",):
+            return False
+        if self.seen.eaten:
+            return True
+        if self.seen.complete:
+            return False
+        early = expected if self._early is None else self._early
+        return max(expected, self._requests.status().external or 0) > early + max(
+            10, 0.001 * expected
+        )
+
+    def _wait_until_over(self) -> None:
+        deadline = time.monotonic() + OVER_SECONDS
+        size = None
+        while time.monotonic() < deadline:
+            self._requests.check()
+            last, size = size, self._requests.status().external
+            if size == last and not self._requests.reach(self._daemon.flushing):
+                return
+            self._requests.pause(2 * LOOK_SECONDS)

@@ -1,0 +1,189 @@
+"""The conntrackd program: one request to its daemon, whether it lives, and starting it.
+
+The client has no deadline of its own, and its exit status says only that it could connect and
+send: 1 with "can't connect" where nobody listens, 1 or 2 with another message where it refuses
+its configuration, 0 for everything the daemon then does or ignores (local.c, main.c).
+"""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from primary_backup.conf import Conntrackd
+from primary_backup.kernel import look
+from primary_backup.proof import Kernel
+from primary_backup.run import NotInstalled, run
+from primary_backup.status import Status, parse, parse_flushing, parse_unacknowledged
+from primary_backup.request import Refused, Unanswered, Unreached, Unstartable
+
+CALL_SECONDS = 5.0
+START_SECONDS = 20.0
+DEFAULT_CONFIG = "/etc/conntrackd/conntrackd.conf"
+_CLIENT_ACTIONS = frozenset("cfFeiksnBRtxhv")
+_UNIT = "conntrackd.service"
+
+Identity = tuple[int, int, int]
+"""Device, inode and change time (ns) of the daemon's UNIX socket: a new daemon binds a new one."""
+
+
+class Daemon(NamedTuple):
+    """The conntrackd that ``config`` describes, through the client ``program``."""
+
+    program: str
+    config: str
+    conf: Conntrackd | None
+    """None where the configuration could not be read."""
+
+    def command(self, options: tuple[str, ...]) -> str:
+        """The exact command of a request, as a person would type it."""
+        import shlex
+
+        return shlex.join((self.program, "-C", self.config, *options))
+
+    def request(
+        self, options: tuple[str, ...], working: Callable[[], bool] = lambda: False
+    ) -> bytes:
+        """Ask the daemon one thing and return what it printed.
+
+        Raises Unreached (nothing listens), Unanswered (killed, or no answer within 5 s of it
+        last being seen ``working``) or Refused (the client's own message).
+        """
+        try:
+            finished = run(
+                self.program, "-C", self.config, *options,
+                seconds=CALL_SECONDS,
+                working=working,
+            )  # fmt: skip
+        except NotInstalled as error:
+            raise Refused(f"{error}; install conntrackd, or name it with --conntrackd") from error
+        if finished.code is None or finished.code < 0:
+            raise Unanswered(f"conntrackd did not answer {' '.join(options)} in time")
+        if finished.code == 0:
+            return finished.output
+        if b"can't connect" in finished.errors:
+            raise Unreached("conntrackd is not running")
+        raise Refused(_message(finished.errors) or f"the client exits {finished.code}")
+
+    def status(self) -> Status:
+        """What the daemon says of its caches and its peer."""
+        status = parse(self.request(("-s",)))
+        if status is None:
+            raise Refused("the conntrackd that answers does not synchronise: it has no Sync section")
+        return status
+
+    def unacknowledged(self) -> int | None:
+        """Messages that the peer has not acknowledged; None outside FTFW."""
+        return parse_unacknowledged(self.request(("-s", "queue")))
+
+    def flushing(self) -> bool:
+        """Whether the daemon is flushing the kernel table right now."""
+        return parse_flushing(self.request(("-s", "process")))
+
+    def kernel(self) -> Kernel:
+        """The kernel's counters of the network namespace that the daemon works in: ours."""
+        return look()
+
+    def identity(self) -> Identity | None:
+        """What tells this daemon from the next one; None while there is no socket."""
+        if self.conf is None or self.conf.socket is None:
+            return None
+        try:
+            found = os.stat(self.conf.socket)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_ctime_ns
+
+    def start(self) -> str:
+        """Start the daemon and return how; raises Unstartable with the reason.
+
+        A lock file that a killed daemon left makes every start fail without a word, so that it
+        is removed first, when it is proven stale.
+        """
+        if self.conf is None or self.conf.socket is None:
+            raise Unstartable(f"{self.config} names no UNIX Path: no client can reach conntrackd")
+        pids = list(living_daemons())
+        if pids:
+            raise Unstartable(
+                f"conntrackd (pid {pids[0]}) lives but cannot be reached through "
+                f"{self.conf.socket}; end it, or mend the UNIX Path of {self.config}"
+            )
+        removed = self._remove_stale_lock(self.conf)
+        by_unit = _unit_runs(self.config)
+        if by_unit:
+            run("systemctl", "reset-failed", _UNIT, seconds=CALL_SECONDS)
+            finished = run("systemctl", "start", _UNIT, seconds=START_SECONDS)
+        else:
+            finished = run(self.program, "-C", self.config, "-d", seconds=START_SECONDS)
+        how = f"systemctl start {_UNIT}" if by_unit else self.command(("-d",))
+        if finished.code != 0:
+            said = _message(finished.errors) or f"see {self.conf.log_file or 'its log'}"
+            raise Unstartable(f"conntrackd does not start (`{how}`): {said}")
+        return f"started by `{how}`{removed}"
+
+    def _remove_stale_lock(self, conf: Conntrackd) -> str:
+        if not os.path.isfile(conf.lock_file) or not _nobody_listens(conf.socket or ""):
+            return ""
+        os.unlink(conf.lock_file)
+        return f", stale lock {conf.lock_file} removed"
+
+
+def living_daemons() -> Iterator[int]:
+    """The pids of conntrackd daemons in this network namespace; clients and zombies are none."""
+    here = os.readlink("/proc/self/ns/net")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            program = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+            if os.path.basename(program) != "conntrackd":
+                continue
+            with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+                arguments = file.read().split("\0")
+            if os.readlink(f"/proc/{pid}/ns/net") == here and not _is_client(arguments[1:]):
+                yield int(pid)
+        except OSError:
+            continue  # it has ended meanwhile, or is a zombie, which has no program
+
+
+def _is_client(arguments: list[str]) -> bool:
+    options = iter(arguments)
+    for option in options:
+        if option == "-C":
+            next(options, None)
+        elif option[:1] == "-" and option[1:2] in _CLIENT_ACTIONS:
+            return True
+    return False
+
+
+def _nobody_listens(path: str) -> bool:
+    """Whether a connection is refused; a full backlog, EACCES and a time-out prove nothing."""
+    import socket  # only a dead daemon needs it
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(path) in (errno.ENOENT, errno.ECONNREFUSED)
+
+
+def _unit_runs(config: str) -> bool:
+    """Whether systemd has a conntrackd unit for this same configuration."""
+    if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
+        return False
+    try:
+        shown = run(
+            "systemctl", "show", "--property=LoadState,ExecStart", _UNIT,
+            seconds=CALL_SECONDS,
+        )  # fmt: skip
+    except NotInstalled:
+        return False
+    text = shown.output.decode(errors="replace")
+    if shown.code != 0 or "LoadState=loaded" not in text:
+        return False
+    _, _, argv = text.partition("argv[]=")
+    words = argv.partition(";")[0].split()
+    named = words[words.index("-C") + 1] if "-C" in words[:-1] else DEFAULT_CONFIG
+    return os.path.realpath(named) == os.path.realpath(config)
+
+
+def _message(errors: bytes) -> str:
+    """The client's last words in one line, without its time stamp and pid."""
+    lines = [line for line in errors.decode(errors="replace").splitlines() if line.strip()]
+    wanted = [line for line in lines if "[ERROR]" in line] or lines
+    return wanted[-1].rpartition("[ERROR]")[2].strip() if wanted else ""

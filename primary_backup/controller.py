@@ -1,0 +1,344 @@
+"""Hold the lock, carry out the plan, log each step, remember the result."""
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from primary_backup.conf import ConfError, Conntrackd, read_conntrackd
+from primary_backup.conntrackd import Daemon
+from primary_backup.plan import STARTS_DAEMON, Replication, State, Step, When, plan
+from primary_backup.proof import Outcome
+from primary_backup.request import Halted, Refused, Requests, Unanswered, Unreached
+from primary_backup.rundir import Memory, RunDir, Ticket, Unusable, boot_id, born
+from primary_backup.transition import Past, StepResult, Transition
+from primary_backup.turn import Stuck, Turn
+
+Emit = Callable[[str, dict[str, Any]], str]
+"""Log one event, by name and fields; returns the line that was logged."""
+
+TRANSITION_SECONDS = 45.0
+"""When a transition gives up; the time in which a commit makes entries does not count."""
+PURGE_MARGIN_SECONDS = 5.0
+"""A purge that is late is still pending."""
+_CANCELS_PURGE = {("-c",), ("-f",), ("-f", "internal")}
+_TOLD = ("commit", "drop-kept", "request-resync", "purge", "disarm")
+"""The steps whose reasons make up the reason of a transition that ended ok."""
+
+
+class Settings(NamedTuple):
+    """Which daemon, through which client, and where our own state lives: absolute paths."""
+
+    config: str
+    conntrackd: str
+    run_dir: str
+
+
+class Ending(NamedTuple):
+    """The final event, how it ended, and what was wrong with the input or the run directory."""
+
+    outcome: Outcome
+    event: dict[str, Any]
+    line: str
+    trouble: tuple[str, ...]
+
+
+def read_conf(path: str) -> Conntrackd:
+    """Read conntrackd.conf; raises ConfError, also where the file cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return read_conntrackd(file.read())
+    except OSError as error:
+        raise ConfError(f"{path}: {error.strerror}") from error
+
+
+def replication(conf: Conntrackd | None) -> Replication | None:
+    """The settings that decide the plan; None where the configuration could not be read."""
+    if conf is None or conf.mode is None:
+        return None
+    return Replication(conf.mode, conf.internal_cache, conf.external_cache)
+
+
+def enter(state: State, settings: Settings, emit: Emit, *, reassert: bool = False) -> Ending:
+    """Become ``state``: one transition, from this process's birth to its record."""
+    invocation = _Invocation(state, settings, emit)
+    try:
+        invocation.carry_out(reassert=reassert)
+    finally:
+        invocation.leave()
+    return invocation.ending()
+
+
+def _boot_seconds() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class _Refusal(Exception):
+    """Nothing can be asked of the daemon; the second argument says what to do."""
+
+
+class _Invocation:
+    """One process's transition, and what has come of it so far."""
+
+    def __init__(self, state: State, settings: Settings, emit: Emit) -> None:
+        self._state = state
+        self._settings = settings
+        self._emit = emit
+        self._ticket = Ticket(born(), state)
+        self._boot = boot_id()
+        self._id = f"{self._boot[:8]}-{self._ticket.birth.ticks}-{self._ticket.birth.pid}"
+        self._turned = _boot_seconds()
+        self._signals: list[str] = []
+        self._trouble: list[str] = []
+        self._notes: list[str] = []
+        self._steps: list[StepResult] = []
+        self._verdict: tuple[Outcome, str, str] | None = None
+        self._transition: Transition | None = None
+        self._conf: Conntrackd | None = None
+        self._memory = Memory()
+        self._run_dir = self._open()
+        self._turn = Turn(self._run_dir, self._ticket, self._signals)
+        self._daemon = Daemon(settings.conntrackd, settings.config, None)
+
+    def _open(self) -> RunDir | None:
+        try:
+            return RunDir(self._settings.run_dir)
+        except Unusable as error:
+            self._trouble.append(str(error))
+            self._notes.append(f"without lock or record: {error}")
+            return None
+
+    # -- the order of things ----------------------------------------------------------------
+
+    def carry_out(self, *, reassert: bool) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda n, _: self._signals.append(signal.Signals(n).name))
+        if self._state is State.STOP:
+            reason = "nothing is asked of conntrackd: no peer can have proven itself by now"
+            self._verdict = Outcome.OK, reason, ""
+            return
+        try:
+            self._read_input()
+            self._take_turn()
+            self._recall()
+            if self._already_done():
+                return
+            again = self._state is State.PRIMARY and (reassert or self._is_second())
+            self._run(plan(self._state, replication(self._conf), again=again))
+        except _Refusal as refusal:
+            self._verdict = Outcome.FAILED, *refusal.args
+        except Halted as why:
+            superseded = self._turn.younger() is not None
+            outcome = Outcome.SUPERSEDED if superseded else Outcome.FAILED
+            self._verdict = outcome, str(why), ""
+
+    def leave(self) -> None:
+        """Let the next one go on, whatever came of this one."""
+        if self._run_dir is not None:
+            self._run_dir.withdraw()
+
+    def _read_input(self) -> None:
+        """Read the configuration; only a promotion goes on before the client has accepted it."""
+        try:
+            self._conf = read_conf(self._settings.config)
+        except ConfError as error:
+            self._trouble.append(str(error))
+            self._notes.append(f"only what is safe in every mode was asked: {error}")
+        self._daemon = self._daemon._replace(conf=self._conf)
+        idle = self._conf is not None and self._conf.mode is None
+        if self._state is State.PRIMARY and not idle:
+            return
+        try:
+            self._daemon.request(("-s",))
+        except (Unreached, Unanswered):
+            pass  # it was read and accepted, that is all that counts here
+        except Refused as error:
+            self._trouble = [str(error)]
+            raise _Refusal(str(error), "mend what the client names") from error
+        if idle:
+            reason = f"{self._settings.config} has no Sync section: there is nothing to fail over"
+            self._trouble.append(reason)
+            raise _Refusal(reason, "add `Sync { Mode FTFW { … } UDP { … } }`, or name the right file with --config")
+
+    def _take_turn(self) -> None:
+        if self._run_dir is None:
+            return
+        try:
+            self._run_dir.show(self._ticket)
+        except OSError as error:
+            self._trouble.append(f"run directory {self._settings.run_dir}: {error.strerror}")
+            self._notes.append(f"without a ticket: {error.strerror}")
+        try:
+            note = self._turn.take()
+        except Stuck as error:
+            raise _Refusal(str(error), "look at what that process does, then run this again") from error
+        if note is not None:
+            self._notes.append(note)
+        self._turned = _boot_seconds()
+
+    def _recall(self) -> None:
+        """Take over what earlier transitions left, as far as this same daemon still has it."""
+        before = self._run_dir.recall() if self._run_dir is not None else Memory()
+        daemon = self._daemon.identity()
+        same = daemon is not None and before.daemon is not None and daemon == tuple(before.daemon)
+        self._memory = before if same else Memory(state=before.state)
+
+    def _already_done(self) -> bool:
+        """Whether the same was done, and proven, by one that still ran when this was born."""
+        memory = self._memory
+        if memory.state != self._state.value or memory.done <= self._ticket.birth.seconds:
+            return False
+        self._verdict = Outcome.OK, f"already done by transition {memory.transition}", ""
+        return True
+
+    def _is_second(self) -> bool:
+        """Whether this daemon's last request was a primary's, which committed to the end."""
+        if self._memory.state != State.PRIMARY.value or not self._memory.committed:
+            return False
+        try:
+            self._daemon.request(("-s",))
+        except (Unreached, Unanswered, Refused):
+            return False
+        return True
+
+    # -- the plan ---------------------------------------------------------------------------
+
+    def _run(self, steps: tuple[Step, ...]) -> None:
+        if self._run_dir is None:
+            steps = tuple(step for step in steps if step.when is not When.PEER_COVERS)
+        first = self._state is State.PRIMARY and any(step.name == "commit" for step in steps)
+        previous = self._memory
+        self._memory = previous._replace(
+            boot=self._boot,
+            transition=self._id,
+            ticks=self._ticket.birth.ticks,
+            pid=self._ticket.birth.pid,
+            state=self._state.value,
+            committed=previous.committed and previous.state == self._state.value and not first,
+            done=0.0,
+        )
+        requests = Requests(
+            self._daemon,
+            may_start=self._state in STARTS_DAEMON,
+            halted=self._turn.halted,
+            pause=self._turn.pause,
+            deadline=time.monotonic() + TRANSITION_SECONDS,
+        )
+        past = Past(previous.kept, purge_pending=_boot_seconds() < previous.purge_due)
+        self._transition = Transition(steps, requests, past, self._about_to)
+        for result in self._transition.results():
+            self._steps.append(result)
+            self._learn(result)
+            self._emit("step.finished", self._step_event(result))
+
+    def _about_to(self, step: Step) -> None:
+        """Write down what must not be forgotten, before it is asked."""
+        if step.when is When.PEER_COVERS and self._conf is not None:
+            now = _boot_seconds()
+            if self._memory.purge_due < now:  # a second -t does not put a pending one off
+                due = now + self._conf.purge_timeout + PURGE_MARGIN_SECONDS
+                self._memory = self._memory._replace(purge_due=due)
+        self._memorise()
+
+    def _learn(self, result: StepResult) -> None:
+        """Write down what a step has changed, for the next transition."""
+        assert self._transition is not None
+        asked = result.attempts > 0 and result.outcome is not Outcome.FAILED
+        if asked and result.name in ("commit", "flush", "flush-internal", "disarm"):
+            self._memory = self._memory._replace(purge_due=0.0)
+        if asked and result.name == "commit":
+            self._memory = self._memory._replace(committed=True)
+        self._memory = self._memory._replace(kept=self._transition.kept)
+        if result.attempts:
+            self._memorise()
+
+    def _memorise(self) -> None:
+        if self._run_dir is None:
+            return
+        self._memory = self._memory._replace(daemon=self._daemon.identity())
+        try:
+            self._run_dir.memorise(self._memory)
+        except OSError as error:
+            trouble = f"run directory {self._settings.run_dir}: {error.strerror}"
+            if trouble not in self._trouble:
+                self._trouble.append(trouble)
+                self._notes.append(f"without record: {error.strerror}")
+
+    # -- the record -------------------------------------------------------------------------
+
+    def ending(self) -> Ending:
+        """Log and remember the final event."""
+        outcome, reason, advice = self._verdict or self._judge()
+        if self._notes and outcome is Outcome.OK:
+            outcome = Outcome.DEGRADED
+        commit = self._transition.commit if self._transition else None
+        event: dict[str, Any] = {
+            "transition": self._id,
+            "state": self._state.value,
+            "outcome": outcome.value,
+            "reason": "; ".join(filter(None, (reason, *self._notes))),
+            "advice": advice,
+            "seconds": round(_boot_seconds() - self._turned, 3),
+            "expected": commit.expected if commit else None,
+            "recovered": commit.recovered if commit else 0,
+            "kernel_entries": self._daemon.kernel().entries,
+            "waited_seconds": round(self._turned - self._ticket.birth.seconds, 3),
+            "steps": [_step_fields(result) for result in self._steps],
+        }
+        line = self._emit("transition.finished", event)
+        self._remember(line, outcome)
+        return Ending(outcome, event, line, tuple(self._trouble))
+
+    def _judge(self) -> tuple[Outcome, str, str]:
+        """How the transition ended, by its worst step, and what to do about it."""
+        by_outcome = {result.outcome: result for result in reversed(self._steps)}
+        for outcome in (Outcome.SUPERSEDED, Outcome.FAILED, Outcome.DEGRADED):
+            if outcome in by_outcome:
+                break
+        else:
+            told = [step.reason for step in self._steps if step.name in _TOLD and step.reason]
+            return Outcome.OK, "; ".join(told) or "nothing is asked in this mode", ""
+        worst = by_outcome[outcome]
+        reason = f"{worst.name}: {worst.reason}"
+        advice = worst.advice
+        if outcome is Outcome.SUPERSEDED and self._turn.younger() is None:
+            outcome = Outcome.FAILED
+        if outcome is Outcome.FAILED and self._state is State.PRIMARY:
+            if self._transition is not None and self._transition.proven:
+                outcome = Outcome.DEGRADED
+            advice = advice or "mend the cause, then run `ftfw-transition primary` again"
+        return outcome, reason, advice
+
+    def _step_event(self, result: StepResult) -> dict[str, Any]:
+        fields = _step_fields(result)
+        commit = self._transition.commit if self._transition else None
+        if result.name == "commit" and commit is not None:
+            fields |= {
+                "expected": commit.expected,
+                "recovered": commit.recovered,
+                "kernel_entries": commit.entries,
+            }
+        step = fields.pop("name")  # a name that logging keeps for itself
+        return {"transition": self._id, "state": self._state.value, "step": step, **fields}
+
+    def _remember(self, line: str, outcome: Outcome) -> None:
+        if self._run_dir is None:
+            return
+        try:
+            self._run_dir.remember(line)
+            if outcome is Outcome.OK and self._steps:
+                done = self._memory._replace(done=_boot_seconds())
+                self._run_dir.memorise(done)
+        except OSError:
+            pass  # said already, or the event itself stands in the log
+
+
+def _step_fields(result: StepResult) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "command": result.command,
+        "outcome": result.outcome.value,
+        "reason": result.reason,
+        "attempts": result.attempts,
+        "seconds": result.seconds,
+    }

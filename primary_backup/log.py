@@ -1,0 +1,101 @@
+"""JSON lines to the system's log socket, or to stderr; a short table for a person."""
+
+import logging
+import os
+import socket
+import sys
+from typing import Any
+
+try:
+    from pythonjsonlogger.json import JsonFormatter
+except ImportError:  # before 3.1
+    from pythonjsonlogger.jsonlogger import JsonFormatter  # type: ignore[attr-defined]
+
+IDENTIFIER = "ftfw-transition"
+SOCKET = "/dev/log"
+LEVELS = {
+    "ok": logging.INFO,
+    "skipped": logging.INFO,
+    "superseded": logging.INFO,
+    "degraded": logging.WARNING,
+    "failed": logging.ERROR,
+}
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+_DAEMON = 3 << 3
+"""The facility LOG_DAEMON of syslog(3)."""
+
+
+class SystemLog(logging.Handler):
+    """Datagrams to ``/dev/log``, as syslog(3) sends them, but never waiting for a reader.
+
+    A transition must not hang because journald does: what does not fit is dropped.
+    """
+
+    def __init__(self, path: str = SOCKET) -> None:
+        """Connect; raises OSError where nobody listens."""
+        super().__init__()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record with its priority, the identifier and our pid."""
+        priority = _DAEMON | _PRIORITIES.get(record.levelno, 6)
+        line = f"<{priority}>{IDENTIFIER}[{os.getpid()}]: {self.format(record)}"
+        try:
+            self._socket.send(line.encode())
+        except OSError:
+            pass  # the log is full, hung or gone: the transition goes on, its record is kept
+
+
+class Table(logging.Handler):
+    """What a person at a terminal wants to see: a line for each step, and how it ended."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one event as a line to stderr."""
+        event = record.__dict__
+        if record.msg == "step.finished":
+            text = "  {step:<15} {outcome:<10} {seconds:>7.2f} s  {reason}".format_map(event)
+        else:
+            text = "{state}: {outcome} – {reason}".format_map(event)
+            if event["advice"]:
+                text += f"\n  next: {event['advice']}"
+        print(text.rstrip(), file=sys.stderr)
+
+
+class Log:
+    """Where the events of one transition go."""
+
+    def __init__(self, level: str) -> None:
+        """``level`` is a name of logging's, events below it are not written."""
+        self._formatter = JsonFormatter(
+            "%(asctime)s %(levelname)s %(message)s",
+            rename_fields={"asctime": "time", "levelname": "level"},
+            json_ensure_ascii=False,
+        )
+        self._logger = logging.Logger(IDENTIFIER, level.upper())
+        terminal = sys.stderr.isatty()
+        try:
+            self._add(SystemLog())
+        except OSError:
+            if not terminal:
+                self._add(logging.StreamHandler())
+        if terminal:
+            self._add(Table())
+
+    def _add(self, handler: logging.Handler) -> None:
+        handler.setFormatter(self._formatter)
+        self._logger.addHandler(handler)
+
+    def event(self, name: str, fields: dict[str, Any]) -> str:
+        """Log one event at its outcome's level; returns the JSON line."""
+        level = LEVELS[fields["outcome"]]
+        record = self._logger.makeRecord(
+            IDENTIFIER, level, "", 0, name, (), None, extra=fields
+        )
+        if self._logger.isEnabledFor(level):
+            self._logger.handle(record)
+        return self._formatter.format(record)

@@ -1,0 +1,155 @@
+"""One request to the daemon: ask again what never arrived, start what is dead, never repeat more."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
+
+from primary_backup.proof import Kernel
+from primary_backup.status import Status
+
+T = TypeVar("T")
+
+
+class Unreached(Exception):
+    """Nobody listens: the request was not made, ask again."""
+
+
+class Unanswered(Exception):
+    """The request was made, perhaps: the daemon may still be at it, never ask again."""
+
+
+class Refused(Exception):
+    """The client refuses, with its own message: asking again cannot help."""
+
+
+class Unstartable(Exception):
+    """The daemon is down and cannot be started."""
+
+
+class Halted(Exception):
+    """A newer notification, a signal or the deadline: nothing more is asked."""
+
+
+class Daemon(Protocol):
+    """What a transition asks of the world."""
+
+    def command(self, options: tuple[str, ...]) -> str:
+        """The exact command of a request."""
+
+    def request(self, options: tuple[str, ...], working: Callable[[], bool] = ...) -> bytes:
+        """Ask one thing; raises Unreached, Unanswered or Refused."""
+
+    def status(self) -> Status:
+        """Look at the caches; raises as ``request``."""
+
+    def unacknowledged(self) -> int | None:
+        """Messages that the peer has not acknowledged; raises as ``request``."""
+
+    def flushing(self) -> bool:
+        """Whether a flush of the kernel table is running; raises as ``request``."""
+
+    def kernel(self) -> Kernel:
+        """Look at the kernel's counters."""
+
+    def identity(self) -> object:
+        """What tells this daemon from the next one."""
+
+    def start(self) -> str:
+        """Start the daemon and say how; raises Unstartable."""
+
+
+class Start(NamedTuple):
+    """The daemon was dead and has been started: how, and how long it took in seconds."""
+
+    how: str
+    seconds: float
+
+
+class Requests:
+    """The requests of one transition, which stop as soon as it is told to halt."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        *,
+        may_start: bool,
+        halted: Callable[[], str | None],
+        pause: Callable[[float], None],
+        deadline: float = math.inf,
+    ) -> None:
+        """``may_start``: whether a dead daemon is started. ``halted`` says why nothing more may
+        be asked, or None; ``pause`` waits so many seconds, or until halted. ``deadline``: when
+        the whole transition gives up (monotonic seconds).
+        """
+        self.daemon = daemon
+        self.pause = pause
+        self.halted = halted
+        self.attempts = 0
+        self.starts: list[Start] = []
+        self.first: tuple[float, Status] | None = None
+        """The first look at this daemon and when (monotonic seconds): it tells silence later."""
+        self._may_start = may_start
+        self._deadline = deadline
+
+    def ask(
+        self, options: tuple[str, ...], working: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Make one request; ``working`` says whether a slow one still makes progress."""
+
+        def request() -> None:
+            self.check()
+            self.attempts += 1
+            began = time.monotonic()
+            try:
+                self.daemon.request(options, working)
+            finally:
+                self._deadline += time.monotonic() - began  # a slow commit does not count
+
+        self.reach(request)
+
+    def status(self) -> Status:
+        """Look at the daemon's caches."""
+        status = self.reach(self.daemon.status)
+        self.first = self.first or (time.monotonic(), status)
+        return status
+
+    def reach(self, call: Callable[[], T]) -> T:
+        """Call, call again while nobody listens, then start the daemon once where that is ours."""
+        try:
+            return call()
+        except Unreached:
+            pass
+        try:
+            return self._retry(call)
+        except Unreached:
+            if not self._may_start or self.starts:
+                raise
+        self.check()
+        began = time.monotonic()
+        how = self.daemon.start()
+        self.starts.append(Start(how, round(time.monotonic() - began, 4)))
+        self.first = None
+        return self._retry(call)
+
+    def check(self) -> None:
+        """Raise Halted where nothing more may be asked, Unanswered past the deadline."""
+        why = self.halted()
+        if why is not None:
+            raise Halted(why)
+        if time.monotonic() > self._deadline:
+            raise Unanswered("the transition has taken too long")
+
+    def _retry(self, call: Callable[[], T]) -> T:
+        import tenacity  # only here: importing it takes longer than a client call
+
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Unreached),
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(4),
+                tenacity.stop_after_delay(2.0),
+            ),
+            wait=tenacity.wait_random_exponential(multiplier=0.05, max=0.5),
+            sleep=self.pause,
+            reraise=True,
+        )(call)

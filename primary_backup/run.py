@@ -1,0 +1,100 @@
+"""The one door to other programs: arguments in, exit code and output out, never without a deadline."""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import sh
+
+_ANY_EXIT = list(range(-64, 256))
+_LOOK_AGAIN = 0.05
+_LONGEST_OUTPUT = 1 << 20
+
+
+class NotInstalled(Exception):
+    """The program is not there, or may not be executed."""
+
+
+class Finished(NamedTuple):
+    """What came of a program; ``code`` is None where it did not end in time and was killed."""
+
+    code: int | None
+    output: bytes
+    errors: bytes
+
+
+def run(
+    program: str,
+    *arguments: str,
+    seconds: float,
+    working: Callable[[], bool] = lambda: False,
+) -> Finished:
+    """Run a program to its end, or until ``seconds`` passed since it was last seen ``working``.
+
+    ``sh``'s own ``_timeout`` looks at its clock every 100 ms, so that every call lasts as long.
+    Here the program writes into pipes of ours: their end is its end, and select(2) the deadline.
+    """
+    try:
+        command = sh.Command(program)
+    except sh.CommandNotFound as error:
+        raise NotInstalled(f"{program}: no such program, or not executable") from error
+    out, out_end = os.pipe()
+    errors, errors_end = os.pipe()
+    with open(os.devnull, "rb") as nothing:
+        try:
+            running = command(
+                *arguments,
+                _in=nothing,
+                _out=out_end,
+                _err=errors_end,
+                _bg=True,
+                _bg_exc=False,
+                _new_session=True,
+                _ok_code=_ANY_EXIT,
+            )
+        except sh.ForkException as error:
+            os.close(out)
+            os.close(errors)
+            raise NotInstalled(f"{program}: cannot be executed") from error
+        finally:
+            os.close(out_end)
+            os.close(errors_end)
+    said = {out: b"", errors: b""}
+    try:
+        ended = _read(said, seconds, working)
+    finally:
+        os.close(out)
+        os.close(errors)
+    if not ended:
+        try:
+            os.killpg(running.pgid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended by itself just now
+    try:
+        running.wait()
+    except sh.SignalException:
+        pass  # sh 1.14 raises it whatever _ok_code allows; the code below says it
+    return Finished(running.process.exit_code if ended else None, said[out], said[errors])
+
+
+def _read(said: dict[int, bytes], seconds: float, working: Callable[[], bool]) -> bool:
+    """Collect both pipes until they end; False where the deadline came first."""
+    open_pipes = set(said)
+    deadline = time.monotonic() + seconds
+    while open_pipes:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        ready, _, _ = select.select(list(open_pipes), [], [], min(left, _LOOK_AGAIN))
+        for pipe in ready:
+            chunk = os.read(pipe, 65536)
+            if chunk:
+                said[pipe] = (said[pipe] + chunk)[:_LONGEST_OUTPUT]
+            else:
+                open_pipes.discard(pipe)
+        if not ready and working():
+            deadline = time.monotonic() + seconds
+    return True

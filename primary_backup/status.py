@@ -1,0 +1,67 @@
+"""What ``conntrackd -s`` prints, as numbers.
+
+The formats are those of conntrack-tools 1.4.5 and later (cache.c, external_inject.c,
+internal_bypass.c, udp.c); a line that is not there is None, never 0.
+"""
+
+import re
+from typing import NamedTuple
+
+_ACTIVE = rb"current active connections:\s+(\d+)"
+_MOVED = rb"connections (?:created|updated|destroyed):\s+(\d+)"
+_BYTES = rb"(\d+) Bytes sent\s+(\d+) Bytes recv"
+_PACKETS = rb"(\d+) Pckts sent\s+(\d+) Pckts recv"
+_QUEUED = rb"queue (txqueue|rsqueue):\s+current elements:\s+(\d+)"
+
+
+class Status(NamedTuple):
+    """One answer to ``-s``. Entries, packets and bytes; counters start with the daemon."""
+
+    internal: int | None
+    """Entries of the internal cache; None with ``DisableInternalCache On``."""
+    external: int | None
+    """Entries of the external cache; None with ``DisableExternalCache On``."""
+    replicated: int
+    """Entries that the peer made us create, update or destroy, since the daemon's start."""
+    bytes_sent: int
+    packets_received: int
+    bytes_received: int
+
+
+def parse(text: bytes) -> Status | None:
+    """Read the output of ``-s``; None where no daemon that synchronises printed it."""
+    head, separator, theirs = text.partition(b"cache external:")
+    if not separator:
+        head, separator, theirs = text.partition(b"external inject:")
+    if not separator:
+        return None
+    sent, received = _pair(_BYTES, text)
+    return Status(
+        internal=_number(_ACTIVE, head),
+        external=_number(_ACTIVE, theirs),
+        replicated=sum(int(count) for count in re.findall(_MOVED, theirs)),
+        bytes_sent=sent,
+        packets_received=_pair(_PACKETS, text)[1],
+        bytes_received=received,
+    )
+
+
+def parse_unacknowledged(text: bytes) -> int | None:
+    """Messages not sent or not acknowledged yet, from ``-s queue``; None outside FTFW."""
+    queued = {name: int(length) for name, length in re.findall(_QUEUED, text)}
+    return sum(queued.values()) if b"rsqueue" in queued else None
+
+
+def parse_flushing(text: bytes) -> bool:
+    """Whether ``-s process`` lists a flush of the kernel table that is running."""
+    return b"type=flush" in text
+
+
+def _number(pattern: bytes, text: bytes) -> int | None:
+    match = re.search(pattern, text)
+    return int(match[1]) if match else None
+
+
+def _pair(pattern: bytes, text: bytes) -> tuple[int, int]:
+    match = re.search(pattern, text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)

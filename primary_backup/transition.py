@@ -1,0 +1,321 @@
+"""Carry out a plan step by step, and prove every step before the next."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from primary_backup.commit import Committing
+from primary_backup.plan import Step, When
+from primary_backup.proof import (
+    Commit,
+    Outcome,
+    Verdict,
+    judge_flush,
+    judge_resync,
+    uncovered,
+)
+from primary_backup.request import (
+    Halted,
+    Refused,
+    Requests,
+    Unanswered,
+    Unreached,
+    Unstartable,
+)
+from primary_backup.status import Status
+
+SILENCE_SECONDS = 2.0
+"""A peer sends a keep-alive every second (ALIVE_INT): silence this long is no accident."""
+ABSENT_SECONDS = 5.0
+"""How long a backup waits to hear any peer at all."""
+SETTLED_SECONDS = 0.5
+ARRIVING_SECONDS = 30.0
+LOOK_SECONDS = 0.1
+
+
+class Past(NamedTuple):
+    """What earlier transitions left in this same daemon."""
+
+    kept: bool = False
+    """The external cache holds copies that a promotion could not prove to have committed."""
+    purge_pending: bool = False
+    """A purge that this tool asked for has not fired yet."""
+
+
+class StepResult(NamedTuple):
+    """How one step ended; ``attempts`` is 0 where it was not asked."""
+
+    name: str
+    command: str
+    outcome: Outcome
+    reason: str = ""
+    advice: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+
+
+class Transition:
+    """One plan on its way, and what it has seen so far; iterate ``results()`` once."""
+
+    def __init__(
+        self,
+        plan: tuple[Step, ...],
+        requests: Requests,
+        past: Past,
+        about_to: Callable[[Step], None] = lambda _: None,
+    ) -> None:
+        """``about_to`` is called before each step's request: what must not be forgotten."""
+        self._plan = plan
+        self._requests = requests
+        self._daemon = requests.daemon
+        self._past = past
+        self._about_to = about_to
+        self.proven = False
+        """Whether the commit brought back what there was."""
+        self._heard = False
+        self.commit: Commit | None = None
+        self.kept = past.kept
+        """Whether the external cache now holds copies of an unproven commit."""
+        self.purged = False
+        """Whether a purge was asked for, and not taken back."""
+
+    def results(self) -> Iterator[StepResult]:
+        """Carry out the steps; yields one result for each step of the plan, in order.
+
+        A step that fails ends the transition, the rest is ``skipped``; once halted the rest is
+        ``superseded``. Starting a dead daemon is reported as a step of its own.
+        """
+        ended: tuple[Outcome, str] | None = None
+        reported = 0
+        for step in self._plan:
+            command = self._daemon.command(step.options)
+            if ended is not None:
+                yield StepResult(step.name, command, *ended)
+                continue
+            result = self._result(step, command)
+            for start in self._requests.starts[reported:]:
+                yield StepResult(
+                    "start", start.how, Outcome.OK, attempts=1, seconds=start.seconds
+                )
+            reported = len(self._requests.starts)
+            yield result
+            if result.outcome is Outcome.FAILED:
+                ended = Outcome.SKIPPED, f"not asked: {step.name} failed"
+            elif result.outcome is Outcome.SUPERSEDED:
+                ended = Outcome.SUPERSEDED, result.reason
+
+    def _result(self, step: Step, command: str) -> StepResult:
+        began = time.monotonic()
+        self._requests.attempts = 0
+        try:
+            self._requests.check()
+            verdict = self._verdict(step)
+        except Halted as why:
+            verdict = Verdict(Outcome.SUPERSEDED, str(why))
+        except (Unreached, Unanswered, Refused, Unstartable) as error:
+            verdict = Verdict(Outcome.FAILED, str(error))
+        seconds = round(time.monotonic() - began, 4)
+        return StepResult(
+            step.name,
+            command,
+            verdict.outcome,
+            verdict.reason,
+            verdict.advice,
+            self._requests.attempts,
+            seconds,
+        )
+
+    def _verdict(self, step: Step) -> Verdict:
+        needless = self._needless(step)
+        if needless is not None:
+            return Verdict(Outcome.SKIPPED, needless)
+        carry_out = {
+            "commit": self._commit,
+            "flush": self._flush,
+            "resync": self._resync,
+            "bulk-send": self._bulk_send,
+            "drop-kept": self._drop_kept,
+            "request-resync": self._request_resync,
+            "purge": self._purge,
+        }.get(step.name, self._just_ask)
+        return carry_out(step)
+
+    def _needless(self, step: Step) -> str | None:
+        """Why a step is not asked, where that is known before anything is asked."""
+        if step.when is When.COMMIT_PROVEN and not self.proven:
+            return "the commit is not proven: the external cache is the only copy"
+        if step.when is When.COMMIT_UNPROVEN and self.proven:
+            return "the commit is proven"
+        if step.when is When.CACHE_KEPT and not self.kept:
+            return "no earlier promotion kept its cache"
+        if step.when in (When.PURGE_PENDING, When.PURGE_PENDING_EMPTY) and (
+            self.purged or not self._past.purge_pending
+        ):
+            return "no purge to cancel"
+        if step.when is When.PURGE_PENDING_EMPTY and self._requests.status().external:
+            return "the external cache is not empty: a commit would replace live entries"
+        return None
+
+    def _ask(self, step: Step) -> None:
+        self._about_to(step)
+        self._requests.ask(step.options)
+
+    def _just_ask(self, step: Step) -> Verdict:
+        self._ask(step)
+        return Verdict(Outcome.OK)
+
+    # -- what a primary asks ----------------------------------------------------------------
+
+    def _commit(self, step: Step) -> Verdict:
+        self._about_to(step)
+        committing = Committing(self._requests, step.options)
+        self.kept = True  # until proven otherwise: also where an error ends it
+        try:
+            verdict = committing.carry_out()
+        finally:
+            self.commit = committing.seen
+        self.proven = committing.proven
+        self.kept = not committing.proven and bool(self.commit.expected)
+        return verdict
+
+    def _flush(self, step: Step) -> Verdict:
+        before = self.commit.expected if self.commit else None
+        self._ask(step)
+        verdict = judge_flush(before, self._requests.status())
+        self.kept = verdict.outcome is not Outcome.OK
+        return verdict
+
+    def _resync(self, step: Step) -> Verdict:
+        self._ask(step)
+        recovered = self.commit.recovered if self.commit else 0
+        return judge_resync(recovered, self._requests.status())
+
+    def _bulk_send(self, step: Step) -> Verdict:
+        """A peer's absence degrades no promotion: it has just died, that is the ordinary case."""
+        before = self._requests.status()
+        if before.internal == 0:
+            self._ask(step)
+            return Verdict(Outcome.OK, "nothing to send")
+        self._ask(step)
+        progress = time.monotonic()
+        least: int | None = None
+        while True:
+            status = self._requests.status()
+            left = self._requests.reach(self._daemon.unacknowledged)
+            if left == 0:
+                return Verdict(Outcome.OK, "the peer acknowledged everything")
+            heard = self._heard_since_first(status)
+            if left is None and heard and status.bytes_sent > before.bytes_sent:
+                sent = status.bytes_sent - before.bytes_sent
+                return Verdict(Outcome.OK, f"{sent} bytes sent to a peer that is heard")
+            if left is not None and (least is None or left < least):
+                least, progress = left, time.monotonic()
+            since_first = time.monotonic() - (self._requests.first or (progress, status))[0]
+            if not heard and since_first > SILENCE_SECONDS:
+                return Verdict(Outcome.OK, "sent, nobody listening")
+            if heard and time.monotonic() - progress > SILENCE_SECONDS:
+                return Verdict(Outcome.OK, f"sent, {left} messages not acknowledged yet")
+            self._look_again()
+
+    # -- what a backup asks -----------------------------------------------------------------
+
+    def _drop_kept(self, step: Step) -> Verdict:
+        """A peer that has just sent what this node holds is alive and primary."""
+        before = self._requests.status()
+        self._requests.ask(("-n",))
+        after = self._settle(before)
+        ours = self._ours(before) or before.external or 0
+        received = after.replicated - before.replicated
+        if received == 0 or received < 0.9 * ours:
+            return Verdict(
+                Outcome.DEGRADED,
+                f"the kept cache stays: the peer sent {received} of {ours} connections",
+            )
+        self._ask(step)
+        verdict = judge_flush(before.external, self._requests.status())
+        self.kept = verdict.outcome is not Outcome.OK
+        return verdict
+
+    def _request_resync(self, step: Step) -> Verdict:
+        before = self._requests.status()
+        self._ask(step)
+        after = self._settle(before)
+        if not self._heard:
+            return Verdict(
+                Outcome.DEGRADED,
+                "no peer on the dedicated link: this node holds no fresh copy",
+                "when the peer is back, run `ftfw-transition backup` again",
+            )
+        received = after.replicated - before.replicated
+        if received == 0:
+            return Verdict(Outcome.OK, "peer alive, nothing to replicate")
+        return Verdict(Outcome.OK, f"{received} connections received from the peer")
+
+    def _settle(self, before: Status) -> Status:
+        """Look until the peer's answer to ``-n`` has arrived whole, or nobody is heard."""
+        asked = moved = time.monotonic()
+        status = before
+        again = True
+        while True:
+            last, status = status, self._requests.status()
+            now = time.monotonic()
+            if not self._heard and status.packets_received > before.packets_received:
+                self._heard = True
+                if again and now - asked > SILENCE_SECONDS:
+                    # It has only just come up, and what was asked before that is lost.
+                    self._requests.ask(("-n",))
+                    asked, again = now, False
+            if status.replicated != last.replicated:
+                moved = now
+            arrived = status.replicated != before.replicated
+            quiet = now - moved
+            if self._heard and quiet > (SETTLED_SECONDS if arrived else SILENCE_SECONDS):
+                return status
+            if now - asked > (ARRIVING_SECONDS if arrived else ABSENT_SECONDS):
+                return status
+            self._look_again()
+
+    def _purge(self, step: Step) -> Verdict:
+        try:
+            status = self._requests.status()
+        except Unreached:
+            return Verdict(Outcome.DEGRADED, "conntrackd is not running: nothing purged")
+        ours = self._ours(status)
+        reason = uncovered(status, ours, heard=True, kept=self.kept)
+        if reason is None:
+            # Only now: hearing a keep-alive takes a second.
+            reason = uncovered(status, ours, heard=self._hear(status), kept=self.kept)
+        if reason is not None:
+            return Verdict(Outcome.SKIPPED, f"nothing purged: {reason}")
+        self._ask(step)
+        self.purged = True
+        if self._requests.halted() is not None:
+            return self._take_back()
+        return Verdict(Outcome.OK, "sent; it fires after PurgeTimeout, not provable now")
+
+    def _take_back(self) -> Verdict:
+        """A newer notification came while the purge was sent: it must not hit a new primary."""
+        for step in self._plan:
+            if step.when is When.PURGE_PENDING:
+                self._daemon.request(step.options)
+                self.purged = False
+        return Verdict(Outcome.SUPERSEDED, "the purge was taken back: a newer notification came")
+
+    def _ours(self, status: Status) -> int:
+        """Connections held here; without an internal cache only the kernel can tell."""
+        return self._daemon.kernel().entries if status.internal is None else status.internal
+
+    def _hear(self, before: Status) -> bool:
+        deadline = time.monotonic() + SILENCE_SECONDS
+        while not self._heard and time.monotonic() < deadline:
+            self._look_again()
+            self._heard = self._requests.status().packets_received > before.packets_received
+        return self._heard
+
+    def _heard_since_first(self, status: Status) -> bool:
+        first = self._requests.first
+        return first is not None and status.packets_received > first[1].packets_received
+
+    def _look_again(self) -> None:
+        self._requests.check()
+        self._requests.pause(LOOK_SECONDS)

@@ -1,0 +1,79 @@
+"""One at a time, and the newest wins: waiting for the lock, and knowing when to halt."""
+
+import time
+
+from primary_backup.plan import State
+from primary_backup.request import Halted
+from primary_backup.rundir import RunDir, Ticket
+
+LOCK_SECONDS = 60.0
+OVERTAKE_SECONDS = 6.0
+"""How long a promotion waits for a backup or fault, which halts within one call's 5 s deadline."""
+LOOK_SECONDS = 0.01
+
+
+class Stuck(Exception):
+    """The lock did not come free."""
+
+
+class Turn:
+    """This invocation's place among all that run; ``signals`` fills as signals arrive."""
+
+    def __init__(self, run_dir: RunDir | None, ticket: Ticket, signals: list[str]) -> None:
+        """Without a run directory there is no order, only signals."""
+        self._run_dir = run_dir
+        self._ticket = ticket
+        self._signals = signals
+
+    def younger(self) -> str | None:
+        """Which younger invocation makes this one needless: its state and pid."""
+        if self._run_dir is None:
+            return None
+        acted = self._run_dir.recall()
+        if acted.birth > self._ticket.birth:
+            return f"superseded by a younger {acted.state} (pid {acted.pid})"
+        shown = self._run_dir.youngest()
+        if shown and shown.birth > self._ticket.birth and shown.state is not self._ticket.state:
+            return f"superseded by a younger {shown.state.value} (pid {shown.birth.pid})"
+        return None
+
+    def halted(self) -> str | None:
+        """Why nothing more may be asked; None while this is still the newest word."""
+        younger = self.younger()
+        if younger is None and self._signals:
+            return f"ended by {self._signals[0]}"
+        return younger
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but no longer than until halted."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and self.halted() is None:
+            time.sleep(min(left, 0.05))
+
+    def take(self) -> str | None:
+        """Wait for the lock; raises Halted or Stuck, returns why a promotion goes on without.
+
+        A lock that is held by a stopped process, or by a backup that does not halt, must not
+        stand between a promotion and its commit.
+        """
+        if self._run_dir is None:
+            return None
+        began = time.monotonic()
+        while not self._run_dir.try_lock(self._ticket):
+            why = self.halted()
+            if why is not None:
+                raise Halted(why)
+            waited = time.monotonic() - began
+            holder = self._run_dir.holder()
+            by = f"held by a {holder.state} (pid {holder.pid})" if holder else "held"
+            if self._ticket.state is State.PRIMARY and holder is not None:
+                overdue = waited > OVERTAKE_SECONDS and holder.state != State.PRIMARY.value
+                if holder.stopped or overdue or waited > LOCK_SECONDS:
+                    return f"went on without the lock, {by}"
+            if waited > LOCK_SECONDS:
+                raise Stuck(f"the lock did not come free in {LOCK_SECONDS:.0f} s, {by}")
+            time.sleep(LOOK_SECONDS)
+        why = self.halted()
+        if why is not None:
+            raise Halted(why)
+        return None

@@ -1,0 +1,1 @@
+"""A real pair of firewalls, with a client and a server, in namespaces of their own."""

@@ -1,0 +1,154 @@
+"""Two firewalls between an inside and an outside, wired as the shipped files expect it.
+
+    client .10 --- inside 10.10.0.0/24 --- eth1 fw-1 eth0 --- outside 192.0.2.0/24 --- server .10
+                            |              .2   eth2  .2             |
+                            |                    |  10.99.99.0/30    |
+                            |              .3   eth2  .3             |
+                            +------------- eth1 fw-2 eth0 -----------+
+
+`python -m tests.lab.pair COMMAND` brings one up and waits, to be poked at by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self
+
+from .firewall import CONNTRACKD_CONF, KEEPALIVED_CONF, RULESET, Firewall
+from .node import Node, until
+from .traffic import Traffic
+
+PACKAGING = Path(__file__).parents[2] / "packaging"
+DEDICATED_LINK = {"fw-1": "10.99.99.1", "fw-2": "10.99.99.2"}
+
+Edit = Mapping[str, str]
+"""Texts of a shipped file, each with the text that takes its place on both firewalls."""
+
+AS_SHIPPED: Edit = MappingProxyType({})
+
+
+def _edited(path: Path, edit: Edit) -> str:
+    text = path.read_text()
+    for old, new in edit.items():
+        if old not in text:
+            raise ValueError(f"{path} does not contain {old!r}")
+        text = text.replace(old, new)
+    return text
+
+
+class Pair:
+    """A pair of firewalls, with `client` on the inside and `server` on the outside.
+
+    `conntrackd` may also be the text of a whole file, in which @OWN@ and @PEER@ stand for the two
+    firewalls' addresses on the dedicated link.
+    """
+
+    fw1: Firewall
+    fw2: Firewall
+    client: Node
+    server: Node
+
+    def __init__(
+        self,
+        workdir: Path,
+        command: Path,
+        *,
+        conntrackd: Edit | str = AS_SHIPPED,
+        keepalived: Edit = AS_SHIPPED,
+        nftables: Edit = AS_SHIPPED,
+    ) -> None:
+        self.workdir = workdir
+        self.command = command
+        self._conntrackd = conntrackd
+        self._keepalived = keepalived
+        self._nftables = nftables
+        self._traffic = 0
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self.fw1 = stack.enter_context(self._firewall("fw-1", PACKAGING))
+            self.fw2 = stack.enter_context(self._firewall("fw-2", PACKAGING / "fw-2"))
+            outside, inside, self.client, self.server = (
+                stack.enter_context(Node(name, self.workdir))
+                for name in ("outside", "inside", "client", "server")
+            )
+            self._wire(outside, inside)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def _firewall(self, name: str, packaging: Path) -> Firewall:
+        if isinstance(self._conntrackd, str):
+            (peer,) = (address for node, address in DEDICATED_LINK.items() if node != name)
+            conntrackd = self._conntrackd.replace("@OWN@", DEDICATED_LINK[name])
+            conntrackd = conntrackd.replace("@PEER@", peer)
+        else:
+            conntrackd = _edited(packaging / "conntrackd/conntrackd.conf", self._conntrackd)
+        keepalived = _edited(packaging / "keepalived/keepalived.conf", self._keepalived)
+        ruleset = _edited(packaging / "nftables/ftfw.nft", self._nftables)
+        files = {CONNTRACKD_CONF: conntrackd, KEEPALIVED_CONF: keepalived, RULESET: ruleset}
+        return Firewall(name, self.workdir, self.command, files)
+
+    def _wire(self, outside: Node, inside: Node) -> None:
+        for switch in (outside, inside):
+            # No snooping: adverts are multicast, and nobody here asks for membership.
+            switch.ip("link add br0 type bridge stp_state 0 mcast_snooping 0", "link set br0 up")
+        for firewall in (self.fw1, self.fw2):
+            firewall.plug("eth0", outside, firewall.name)
+            firewall.plug("eth1", inside, firewall.name)
+        self.fw1.plug("eth2", self.fw2, "eth2")
+        self.server.plug("eth0", outside, "server")
+        self.client.plug("eth0", inside, "client")
+        for switch in (outside, inside):
+            switch.ip(*(f"link set {port} master br0" for port in switch.ports))
+        for firewall, host in ((self.fw1, 2), (self.fw2, 3)):
+            firewall.ip(
+                f"address add 192.0.2.{host}/24 dev eth0",
+                f"address add 10.10.0.{host}/24 dev eth1",
+                f"address add {DEDICATED_LINK[firewall.name]}/30 dev eth2",
+            )
+            firewall.up()
+        self.server.ip("address add 192.0.2.10/24 dev eth0")
+        self.client.ip("address add 10.10.0.10/24 dev eth0", "route add default via 10.10.0.1")
+
+    def start(self) -> Self:
+        """Start all four daemons; fw-1 is the primary, fw-2 its backup, and all hooks have ended."""
+        self.fw1.start_conntrackd()
+        self.fw2.start_conntrackd()
+        # One after the other: at the same time, 8 ms of skew would decide who is first.
+        self.fw1.start_keepalived()
+        until(self.fw1.is_master, within=5, what="fw-1 is master")
+        self.fw2.start_keepalived()
+        self.fw1.until(lambda: self.fw1.was_told("primary"), 10, "its hook has made it primary")
+        self.fw2.until(lambda: self.fw2.was_told("backup"), 10, "its hook has made it backup")
+        return self
+
+    def open_connections(self, count: int) -> Traffic:
+        """Open TCP connections from client to server that exchange data until they are finished."""
+        self._traffic += 1
+        return Traffic(self.client, self.server, "192.0.2.10", 8000 + self._traffic, count)
+
+    def report(self) -> str:
+        """All that the pair's programs have printed and logged."""
+        return "".join(node.report() for node in (self.fw1, self.fw2, self.client, self.server))
+
+
+Lab = Callable[..., Pair]
+"""Builds a pair that lives as long as the test, as the fixture `lab` does."""
+
+if __name__ == "__main__":
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Pair(Path(directory), Path(sys.argv[1])) as pair,
+    ):
+        pair.start()
+        for node in (pair.fw1, pair.fw2, pair.client, pair.server):
+            print(f"{node.name}: nsenter --all --target {node.pid}")
+        input("Press Enter to tear the lab down. ")
