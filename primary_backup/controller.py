@@ -22,7 +22,7 @@ TRANSITION_SECONDS = 45.0
 PURGE_MARGIN_SECONDS = 5.0
 """A purge that is late is still pending."""
 _CANCELS_PURGE = {("-c",), ("-f",), ("-f", "internal")}
-_TOLD = ("commit", "drop-kept", "request-resync", "purge", "disarm")
+_TOLD = frozenset({"commit", "drop-kept", "request-resync", "purge", "disarm"})
 """The steps whose reasons make up the reason of a transition that ended ok."""
 
 
@@ -296,7 +296,8 @@ class _Invocation:
             if outcome in by_outcome:
                 break
         else:
-            told = [step.reason for step in self._steps if step.name in _TOLD and step.reason]
+            told = [step.reason for step in self._steps if step.name in _TOLD and step.attempts]
+            told += [step.reason for step in self._steps if step.name == "purge" and not step.attempts]
             return Outcome.OK, "; ".join(told) or "nothing is asked in this mode", ""
         worst = by_outcome[outcome]
         reason = f"{worst.name}: {worst.reason}"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from primary_backup.commit import Committing
+from primary_backup.peer import Peer
 from primary_backup.plan import Step, When
 from primary_backup.proof import (
     Commit,
@@ -23,15 +24,6 @@ from primary_backup.request import (
     Unstartable,
 )
 from primary_backup.status import Status
-
-SILENCE_SECONDS = 2.0
-"""A peer sends a keep-alive every second (ALIVE_INT): silence this long is no accident."""
-ABSENT_SECONDS = 5.0
-"""How long a backup waits to hear any peer at all."""
-SETTLED_SECONDS = 0.5
-ARRIVING_SECONDS = 30.0
-LOOK_SECONDS = 0.1
-
 
 class Past(NamedTuple):
     """What earlier transitions left in this same daemon."""
@@ -72,7 +64,7 @@ class Transition:
         self._about_to = about_to
         self.proven = False
         """Whether the commit brought back what there was."""
-        self._heard = False
+        self._peer = Peer(requests)
         self.commit: Commit | None = None
         self.kept = past.kept
         """Whether the external cache now holds copies of an unproven commit."""
@@ -193,29 +185,10 @@ class Transition:
     def _bulk_send(self, step: Step) -> Verdict:
         """A peer's absence degrades no promotion: it has just died, that is the ordinary case."""
         before = self._requests.status()
-        if before.internal == 0:
-            self._ask(step)
-            return Verdict(Outcome.OK, "nothing to send")
         self._ask(step)
-        progress = time.monotonic()
-        least: int | None = None
-        while True:
-            status = self._requests.status()
-            left = self._requests.reach(self._daemon.unacknowledged)
-            if left == 0:
-                return Verdict(Outcome.OK, "the peer acknowledged everything")
-            heard = self._heard_since_first(status)
-            if left is None and heard and status.bytes_sent > before.bytes_sent:
-                sent = status.bytes_sent - before.bytes_sent
-                return Verdict(Outcome.OK, f"{sent} bytes sent to a peer that is heard")
-            if left is not None and (least is None or left < least):
-                least, progress = left, time.monotonic()
-            since_first = time.monotonic() - (self._requests.first or (progress, status))[0]
-            if not heard and since_first > SILENCE_SECONDS:
-                return Verdict(Outcome.OK, "sent, nobody listening")
-            if heard and time.monotonic() - progress > SILENCE_SECONDS:
-                return Verdict(Outcome.OK, f"sent, {left} messages not acknowledged yet")
-            self._look_again()
+        if before.internal == 0:
+            return Verdict(Outcome.OK, "nothing to send")
+        return Verdict(Outcome.OK, self._peer.taken(before))
 
     # -- what a backup asks -----------------------------------------------------------------
 
@@ -223,7 +196,7 @@ class Transition:
         """A peer that has just sent what this node holds is alive and primary."""
         before = self._requests.status()
         self._requests.ask(("-n",))
-        after = self._settle(before)
+        after = self._peer.answer(before)
         ours = self._ours(before) or before.external or 0
         received = after.replicated - before.replicated
         if received == 0 or received < 0.9 * ours:
@@ -239,8 +212,8 @@ class Transition:
     def _request_resync(self, step: Step) -> Verdict:
         before = self._requests.status()
         self._ask(step)
-        after = self._settle(before)
-        if not self._heard:
+        after = self._peer.answer(before)
+        if not self._peer.heard:
             return Verdict(
                 Outcome.DEGRADED,
                 "no peer on the dedicated link: this node holds no fresh copy",
@@ -251,30 +224,6 @@ class Transition:
             return Verdict(Outcome.OK, "peer alive, nothing to replicate")
         return Verdict(Outcome.OK, f"{received} connections received from the peer")
 
-    def _settle(self, before: Status) -> Status:
-        """Look until the peer's answer to ``-n`` has arrived whole, or nobody is heard."""
-        asked = moved = time.monotonic()
-        status = before
-        again = True
-        while True:
-            last, status = status, self._requests.status()
-            now = time.monotonic()
-            if not self._heard and status.packets_received > before.packets_received:
-                self._heard = True
-                if again and now - asked > SILENCE_SECONDS:
-                    # It has only just come up, and what was asked before that is lost.
-                    self._requests.ask(("-n",))
-                    asked, again = now, False
-            if status.replicated != last.replicated:
-                moved = now
-            arrived = status.replicated != before.replicated
-            quiet = now - moved
-            if self._heard and quiet > (SETTLED_SECONDS if arrived else SILENCE_SECONDS):
-                return status
-            if now - asked > (ARRIVING_SECONDS if arrived else ABSENT_SECONDS):
-                return status
-            self._look_again()
-
     def _purge(self, step: Step) -> Verdict:
         try:
             status = self._requests.status()
@@ -284,7 +233,7 @@ class Transition:
         reason = uncovered(status, ours, heard=True, kept=self.kept)
         if reason is None:
             # Only now: hearing a keep-alive takes a second.
-            reason = uncovered(status, ours, heard=self._hear(status), kept=self.kept)
+            reason = uncovered(status, ours, heard=self._peer.listen(status), kept=self.kept)
         if reason is not None:
             return Verdict(Outcome.SKIPPED, f"nothing purged: {reason}")
         self._ask(step)
@@ -304,18 +253,3 @@ class Transition:
     def _ours(self, status: Status) -> int:
         """Connections held here; without an internal cache only the kernel can tell."""
         return self._daemon.kernel().entries if status.internal is None else status.internal
-
-    def _hear(self, before: Status) -> bool:
-        deadline = time.monotonic() + SILENCE_SECONDS
-        while not self._heard and time.monotonic() < deadline:
-            self._look_again()
-            self._heard = self._requests.status().packets_received > before.packets_received
-        return self._heard
-
-    def _heard_since_first(self, status: Status) -> bool:
-        first = self._requests.first
-        return first is not None and status.packets_received > first[1].packets_received
-
-    def _look_again(self) -> None:
-        self._requests.check()
-        self._requests.pause(LOOK_SECONDS)

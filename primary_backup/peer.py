@@ -1,0 +1,83 @@
+"""What the counters of ``-s`` tell about the other firewall: heard, arrived, taken."""
+
+import time
+
+from primary_backup.request import Requests
+from primary_backup.status import Status
+
+SILENCE_SECONDS = 2.0
+"""A peer sends a keep-alive every second (ALIVE_INT): silence this long is no accident."""
+ABSENT_SECONDS = 5.0
+"""How long a backup waits to hear any peer at all."""
+SETTLED_SECONDS = 0.5
+ARRIVING_SECONDS = 30.0
+LOOK_SECONDS = 0.1
+
+
+class Peer:
+    """The peer, as far as this node's own daemon hears it."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self.heard = False
+        """Whether a packet of the peer's came while somebody looked."""
+
+    def listen(self, before: Status) -> bool:
+        """Whether the peer is heard; waits for its next keep-alive, if it has to."""
+        deadline = time.monotonic() + SILENCE_SECONDS
+        while not self.heard and time.monotonic() < deadline:
+            self._look_again()
+            self._hear(before, self._requests.status())
+        return self.heard
+
+    def answer(self, before: Status) -> Status:
+        """Look until the peer's answer to ``-n`` has arrived whole, or nobody is heard."""
+        asked = moved = time.monotonic()
+        status = before
+        while True:
+            last, status = status, self._requests.status()
+            now = time.monotonic()
+            if self._hear(before, status) and now - asked > SILENCE_SECONDS:
+                # It has only just come up, and what was asked before that is lost.
+                self._requests.ask(("-n",))
+                asked = moved = now
+            if status.replicated != last.replicated:
+                moved = now
+            arrived = status.replicated != before.replicated
+            if self.heard and now - moved > (SETTLED_SECONDS if arrived else SILENCE_SECONDS):
+                return status
+            if now - asked > (ARRIVING_SECONDS if arrived else ABSENT_SECONDS):
+                return status
+            self._look_again()
+
+    def taken(self, before: Status) -> str:
+        """What became of a bulk that was sent; waits while a peer that is heard takes it in."""
+        least: int | None = None
+        progress = time.monotonic()
+        while True:
+            status = self._requests.status()
+            left = self._requests.reach(self._requests.daemon.unacknowledged)
+            now = time.monotonic()
+            since, first = self._requests.first or (now, before)
+            self._hear(first, status)
+            if left == 0:
+                return "the peer acknowledged everything"
+            if left is None and self.heard and status.bytes_sent > before.bytes_sent:
+                return f"{status.bytes_sent - before.bytes_sent} bytes sent, a peer is heard"
+            if left is not None and (least is None or left < least):
+                least, progress = left, now
+            if not self.heard and now - since > SILENCE_SECONDS:
+                return "sent, nobody listening"
+            if self.heard and now - progress > SILENCE_SECONDS:
+                return f"sent, {left} messages are not acknowledged yet"
+            self._look_again()
+
+    def _hear(self, before: Status, now: Status) -> bool:
+        """Note a packet of the peer's; True for the first one."""
+        first = not self.heard and now.packets_received > before.packets_received
+        self.heard = self.heard or first
+        return first
+
+    def _look_again(self) -> None:
+        self._requests.check()
+        self._requests.pause(LOOK_SECONDS)
