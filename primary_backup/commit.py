@@ -99,7 +99,7 @@ class Committing:
         if not self._looked_early:
             self._looked_early = True
             try:
-                self._early = self._daemon.status().external
+                self._early = self._requests.glance().external
             except (Unreached, Unanswered, Refused):
                 self._early = None  # the commit's own answer will tell
         last, self._last = self._last, self._daemon.kernel()

@@ -5,7 +5,7 @@ import time
 from primary_backup.request import Requests
 from primary_backup.status import Status
 
-SILENCE_SECONDS = 2.0
+SILENCE_SECONDS = 1.5
 """A peer sends a keep-alive every second (ALIVE_INT): silence this long is no accident."""
 ABSENT_SECONDS = 5.0
 """How long a backup waits to hear any peer at all."""
@@ -69,7 +69,7 @@ class Peer:
             if not self.heard and now - since > SILENCE_SECONDS:
                 return "sent, nobody listening"
             if self.heard and now - progress > SILENCE_SECONDS:
-                return f"sent, {left} messages are not acknowledged yet"
+                return f"the peer acknowledged all but {left} messages"
             self._look_again()
 
     def _hear(self, before: Status, now: Status) -> bool:

@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 _ACTIVE = rb"current active connections:\s+(\d+)"
-_MOVED = rb"connections (?:created|updated|destroyed):\s+(\d+)"
+_SENT = rb"connections (?:created|updated):\s+(\d+)"
 _BYTES = rb"(\d+) Bytes sent\s+(\d+) Bytes recv"
 _PACKETS = rb"(\d+) Pckts sent\s+(\d+) Pckts recv"
 _QUEUED = rb"queue (txqueue|rsqueue):\s+current elements:\s+(\d+)"
@@ -22,7 +22,8 @@ class Status(NamedTuple):
     external: int | None
     """Entries of the external cache; None with ``DisableExternalCache On``."""
     replicated: int
-    """Entries that the peer made us create, update or destroy, since the daemon's start."""
+    """Entries that the peer has sent since the daemon's start. (One that was there already counts
+    as destroyed and created again.)"""
     bytes_sent: int
     packets_received: int
     bytes_received: int
@@ -39,7 +40,7 @@ def parse(text: bytes) -> Status | None:
     return Status(
         internal=_number(_ACTIVE, head),
         external=_number(_ACTIVE, theirs),
-        replicated=sum(int(count) for count in re.findall(_MOVED, theirs)),
+        replicated=sum(int(count) for count in re.findall(_SENT, theirs)),
         bytes_sent=sent,
         packets_received=_pair(_PACKETS, text)[1],
         bytes_received=received,
