@@ -5,7 +5,7 @@ import time
 from primary_backup.request import Requests
 from primary_backup.status import Status
 
-SILENCE_SECONDS = 1.5
+SILENCE_SECONDS = 1.2
 """A peer sends a keep-alive every second (ALIVE_INT): silence this long is no accident."""
 ABSENT_SECONDS = 5.0
 """How long a backup waits to hear any peer at all."""

@@ -17,8 +17,20 @@ from primary_backup.plan import Mode
 
 DATA = Path(__file__).parent / "data" / "conf"
 
-NOTHING = Conntrackd(mode=None, stats=False, socket=None)
-SYNC = Conntrackd(mode=Mode.FTFW, stats=False, socket=None)
+NOTHING = Conntrackd(
+    mode=None,
+    stats=False,
+    socket=None,
+    lock_file="/var/lock/conntrackd.lock",
+    log_file=None,
+    hash_size=65536,
+    hash_limit=262144,
+    purge_timeout=60,
+    internal_cache=True,
+    external_cache=True,
+    expectation_sync=False,
+)
+SYNC = dataclasses.replace(NOTHING, mode=Mode.FTFW)
 
 
 def general(settings: bytes) -> Conntrackd:
@@ -128,6 +140,7 @@ def test_a_stats_section_only_counts() -> None:
         (b"HashSize 1" + b"0" * 5000, {"hash_size": 4294967295}),
         (b"HashSize 1 HashSize 2", {"hash_size": 2}),
         (b"HashSize 8192HashLimit 3}General{", {"hash_size": 8192, "hash_limit": 3}),
+        (b"HashSize 8192EventIterationLimit 5", {"hash_size": 8192}),
         (b"HashLimit 131072", {"hash_limit": 131072}),
         (b"HashLimit 3000000000", {"hash_limit": 3000000000}),
         (b"LockFile /run/lock/a", {"lock_file": "/run/lock/a"}),
@@ -238,8 +251,9 @@ def test_a_byte_that_is_no_text_ends_the_file(end: bytes) -> None:
         (b"General {}\n;", 2),
         (b"General {\nHashSize = 5 }", 2),
         (b"General {\nHashSize on }", 2),
+        (b"General {\nHashSize 819D }", 2),
         (b"General {\nHashSize 60D }", 2),
-        (b"General {\nHashSize 60/8 }", 2),
+        (b"General {\nHashSize 8192/8 }", 2),
         (b"General {\nHashSize +5 }", 2),
         (b"General {\nHashSize", 2),
         (b'General {\nLockFile "/a" }', 2),
