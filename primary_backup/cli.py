@@ -1,13 +1,12 @@
 """The command line: options in, exit status out."""
 
-import os
 import sys
 from typing import Any
 
 import click
 
 from primary_backup.conf import ConfError
-from primary_backup.controller import Ending, Settings, enter, read_conf, replication
+from primary_backup.controller import Settings, enter, read_conf, replication
 from primary_backup.notify import read_arguments
 from primary_backup.plan import STARTS_DAEMON, State, plan
 from primary_backup.proof import Outcome
@@ -102,7 +101,10 @@ _transition_command(State.STOP, "Record that keepalived stops; conntrackd is ask
 @click.argument("words", nargs=-1, metavar="[GROUP|INSTANCE] NAME STATE [PRIORITY]")
 @click.pass_obj
 def notify(
-    obj: tuple[Settings, str], words: tuple[str, ...], dry_run: bool, as_json: bool  # noqa: FBT001
+    obj: tuple[Settings, str],
+    words: tuple[str, ...],
+    dry_run: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
 ) -> None:
     """Do the same from the arguments of keepalived's generic notify."""
     try:

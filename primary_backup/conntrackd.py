@@ -5,6 +5,7 @@ send: 1 with "can't connect" where nobody listens, 1 or 2 with another message w
 its configuration, 0 for everything the daemon then does or ignores (local.c, main.c).
 """
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -13,9 +14,9 @@ from typing import NamedTuple
 from primary_backup.conf import Conntrackd
 from primary_backup.kernel import look
 from primary_backup.proof import Kernel
+from primary_backup.request import Refused, Unanswered, Unreached, Unstartable
 from primary_backup.run import NotInstalled, run
 from primary_backup.status import Status, parse, parse_flushing, parse_unacknowledged
-from primary_backup.request import Refused, Unanswered, Unreached, Unstartable
 
 CALL_SECONDS = 5.0
 START_SECONDS = 20.0
@@ -69,7 +70,9 @@ class Daemon(NamedTuple):
         """What the daemon says of its caches and its peer."""
         status = parse(self.request(("-s",)))
         if status is None:
-            raise Refused("the conntrackd that answers does not synchronise: it has no Sync section")
+            raise Refused(
+                "the conntrackd that answers does not synchronise: it has no Sync section"
+            )
         return status
 
     def unacknowledged(self) -> int | None:
@@ -114,6 +117,7 @@ class Daemon(NamedTuple):
             run("systemctl", "reset-failed", _UNIT, seconds=CALL_SECONDS)
             finished = run("systemctl", "start", _UNIT, seconds=START_SECONDS)
         else:
+            _allow_real_time()
             finished = run(self.program, "-C", self.config, "-d", seconds=START_SECONDS)
         how = f"systemctl start {_UNIT}" if by_unit else self.command(("-d",))
         if finished.code != 0:
@@ -160,6 +164,18 @@ def _nobody_listens(path: str) -> bool:
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         return probe.connect_ex(path) in (errno.ENOENT, errno.ECONNREFUSED)
+
+
+def _allow_real_time() -> None:
+    """Lift a limit that keepalived may leave its hooks, and that the daemon would inherit.
+
+    With ``vrrp_rt_priority`` or ``vrrp_rlimit_rttime`` a hook runs with RLIMIT_RTTIME 0 (seen
+    with 2.2.7): a conntrackd, which is a SCHED_RR process by default, is then killed at once.
+    """
+    import resource
+
+    with contextlib.suppress(ValueError, OSError):  # as it is, where we may not raise it
+        resource.setrlimit(resource.RLIMIT_RTTIME, (resource.RLIM_INFINITY,) * 2)
 
 
 def _unit_runs(config: str) -> bool:

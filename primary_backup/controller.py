@@ -158,7 +158,10 @@ class _Invocation:
         if idle:
             reason = f"{self._settings.config} has no Sync section: there is nothing to fail over"
             self._trouble.append(reason)
-            raise _Refusal(reason, "add `Sync { Mode FTFW { … } UDP { … } }`, or name the right file with --config")
+            raise _Refusal(
+                reason,
+                "add `Sync { Mode FTFW { … } UDP { … } }`, or name the right file with --config",
+            )
 
     def _take_turn(self) -> None:
         if self._run_dir is None:
@@ -171,7 +174,9 @@ class _Invocation:
         try:
             note = self._turn.take()
         except Stuck as error:
-            raise _Refusal(str(error), "look at what that process does, then run this again") from error
+            raise _Refusal(
+                str(error), "look at what that process does, then run this again"
+            ) from error
         if note is not None:
             self._notes.append(note)
         self._turned = _boot_seconds()
@@ -225,10 +230,11 @@ class _Invocation:
             deadline=time.monotonic() + TRANSITION_SECONDS,
         )
         past = Past(previous.kept, purge_pending=_boot_seconds() < previous.purge_due)
-        self._transition = Transition(steps, requests, past, self._about_to)
-        for result in self._transition.results():
+        transition = Transition(steps, requests, past, self._about_to)
+        self._transition = transition
+        for result in transition.results():
             self._steps.append(result)
-            self._learn(result)
+            self._learn(result, kept=transition.kept)
             self._emit("step.finished", self._step_event(result))
 
     def _about_to(self, step: Step) -> None:
@@ -240,15 +246,14 @@ class _Invocation:
                 self._memory = self._memory._replace(purge_due=due)
         self._memorise()
 
-    def _learn(self, result: StepResult) -> None:
+    def _learn(self, result: StepResult, *, kept: bool) -> None:
         """Write down what a step has changed, for the next transition."""
-        assert self._transition is not None
         asked = result.attempts > 0 and result.outcome is not Outcome.FAILED
         if asked and result.name in ("commit", "flush", "flush-internal", "disarm"):
             self._memory = self._memory._replace(purge_due=0.0)
         if asked and result.name == "commit":
             self._memory = self._memory._replace(committed=True)
-        self._memory = self._memory._replace(kept=self._transition.kept)
+        self._memory = self._memory._replace(kept=kept)
         if result.attempts:
             self._memorise()
 
@@ -297,7 +302,9 @@ class _Invocation:
                 break
         else:
             told = [step.reason for step in self._steps if step.name in _TOLD and step.attempts]
-            told += [step.reason for step in self._steps if step.name == "purge" and not step.attempts]
+            told += [
+                step.reason for step in self._steps if step.name == "purge" and not step.attempts
+            ]
             return Outcome.OK, "; ".join(told) or "nothing is asked in this mode", ""
         worst = by_outcome[outcome]
         reason = f"{worst.name}: {worst.reason}"

@@ -72,11 +72,12 @@ class Log:
     def __init__(self, level: str) -> None:
         """``level`` is a name of logging's, events below it are not written."""
         self._formatter = JsonFormatter(
-            "%(asctime)s %(levelname)s %(message)s",
-            rename_fields={"asctime": "time", "levelname": "level"},
+            "%(levelname)s %(message)s",
+            rename_fields={"levelname": "level"},
+            timestamp="time",
             json_ensure_ascii=False,
         )
-        self._logger = logging.Logger(IDENTIFIER, level.upper())
+        self._logger = logging.Logger(IDENTIFIER, level.upper())  # noqa: LOG001  # ours alone
         terminal = sys.stderr.isatty()
         try:
             self._add(SystemLog())
@@ -93,9 +94,7 @@ class Log:
     def event(self, name: str, fields: dict[str, Any]) -> str:
         """Log one event at its outcome's level; returns the JSON line."""
         level = LEVELS[fields["outcome"]]
-        record = self._logger.makeRecord(
-            IDENTIFIER, level, "", 0, name, (), None, extra=fields
-        )
+        record = self._logger.makeRecord(IDENTIFIER, level, "", 0, name, (), None, extra=fields)
         if self._logger.isEnabledFor(level):
             self._logger.handle(record)
         return self._formatter.format(record)

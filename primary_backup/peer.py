@@ -5,8 +5,10 @@ import time
 from primary_backup.request import Requests
 from primary_backup.status import Status
 
-SILENCE_SECONDS = 1.2
-"""A peer sends a keep-alive every second (ALIVE_INT): silence this long is no accident."""
+ALIVE_SECONDS = 1.1
+"""A peer sends a keep-alive every second (ALIVE_INT)."""
+SILENCE_SECONDS = 2.0
+"""No silence of a living peer is as long as this."""
 ABSENT_SECONDS = 5.0
 """How long a backup waits to hear any peer at all."""
 SETTLED_SECONDS = 0.5
@@ -66,7 +68,7 @@ class Peer:
                 return f"{status.bytes_sent - before.bytes_sent} bytes sent, a peer is heard"
             if left is not None and (least is None or left < least):
                 least, progress = left, now
-            if not self.heard and now - since > SILENCE_SECONDS:
+            if not self.heard and now - since > ALIVE_SECONDS:
                 return "sent, nobody listening"
             if self.heard and now - progress > SILENCE_SECONDS:
                 return f"the peer acknowledged all but {left} messages"

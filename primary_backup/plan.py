@@ -34,7 +34,7 @@ class Replication(NamedTuple):
 
     mode: Mode
     internal_cache: bool = True
-    """False with ``DisableInternalCache On``: ``-f`` and ``-f internal`` flush the *kernel* table."""
+    """False with ``DisableInternalCache On``: ``-f`` and ``-f internal`` flush the kernel table."""
     external_cache: bool = True
     """False with ``DisableExternalCache On``: the kernel table is the replica, ``-t`` wipes it."""
 

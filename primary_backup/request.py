@@ -1,4 +1,4 @@
-"""One request to the daemon: ask again what never arrived, start what is dead, never repeat more."""
+"""One request to the daemon: ask again what never arrived, start what is dead, no more."""
 
 import math
 import time
@@ -78,7 +78,9 @@ class Requests:
         pause: Callable[[float], None],
         deadline: float = math.inf,
     ) -> None:
-        """``may_start``: whether a dead daemon is started. ``halted`` says why nothing more may
+        """Take what decides: the daemon, and what may be done with it.
+
+        ``may_start``: whether a dead daemon is started. ``halted`` says why nothing more may
         be asked, or None; ``pause`` waits so many seconds, or until halted. ``deadline``: when
         the whole transition gives up (monotonic seconds).
         """
@@ -92,9 +94,7 @@ class Requests:
         self._may_start = may_start
         self._deadline = deadline
 
-    def ask(
-        self, options: tuple[str, ...], working: Callable[[], bool] = lambda: False
-    ) -> None:
+    def ask(self, options: tuple[str, ...], working: Callable[[], bool] = lambda: False) -> None:
         """Make one request; ``working`` says whether a slow one still makes progress."""
 
         def request() -> None:

@@ -1,4 +1,4 @@
-"""The one door to other programs: arguments in, exit code and output out, never without a deadline."""
+"""The one door to other programs: arguments in, exit code and output out, with a deadline."""
 
 import os
 import select

@@ -94,7 +94,8 @@ def _process(pid: int) -> tuple[Birth, str] | None:
 def born() -> Birth:
     """This process's own birth."""
     process = _process(os.getpid())
-    assert process is not None
+    if process is None:
+        raise ProcessLookupError(os.getpid())
     return process[0]
 
 
@@ -122,9 +123,7 @@ class RunDir:
         self._held = False
 
     def _open(self, name: str, flags: int) -> int:
-        return os.open(
-            name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self._fd
-        )
+        return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self._fd)
 
     def show(self, ticket: Ticket) -> None:
         """Show that this invocation waits or works, until it is withdrawn or dies."""

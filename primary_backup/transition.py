@@ -25,6 +25,7 @@ from primary_backup.request import (
 )
 from primary_backup.status import Status
 
+
 class Past(NamedTuple):
     """What earlier transitions left in this same daemon."""
 
@@ -86,9 +87,7 @@ class Transition:
                 continue
             result = self._result(step, command)
             for start in self._requests.starts[reported:]:
-                yield StepResult(
-                    "start", start.how, Outcome.OK, attempts=1, seconds=start.seconds
-                )
+                yield StepResult("start", start.how, Outcome.OK, attempts=1, seconds=start.seconds)
             reported = len(self._requests.starts)
             yield result
             if result.outcome is Outcome.FAILED:

@@ -33,13 +33,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def until(predicate: Callable[[], T], *, within: float, what: str = "") -> T:
-    """Wait for a fact: the predicate's first true value, or AssertionError after `within` seconds."""
+    """Wait for a fact: the predicate's first true value, or AssertionError after `within` s."""
     deadline = time.monotonic() + within
     while not (value := predicate()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within} s: {what or predicate}")
         time.sleep(0.02)
     return value
+
+
+def stays(predicate: Callable[[], object], *, seconds: float, what: str = "") -> None:
+    """Watch a fact for as long as it could be undone: AssertionError once it is not so."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert predicate(), f"no longer so: {what or predicate}"
+        time.sleep(0.1)
+    assert predicate(), f"no longer so: {what or predicate}"
 
 
 @contextlib.contextmanager

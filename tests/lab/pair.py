@@ -119,7 +119,7 @@ class Pair:
         self.client.ip("address add 10.10.0.10/24 dev eth0", "route add default via 10.10.0.1")
 
     def start(self) -> Self:
-        """Start all four daemons; fw-1 is the primary, fw-2 its backup, and all hooks have ended."""
+        """Start all four daemons; fw-1 is primary, fw-2 its backup, and all hooks have ended."""
         self.fw1.start_conntrackd()
         self.fw2.start_conntrackd()
         # One after the other: at the same time, 8 ms of skew would decide who is first.

@@ -1,0 +1,404 @@
+"""The daemon dead, hung, unreachable, or killed half-way: what the hook does, with real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.firewall import CONNTRACKD_CONF, Firewall
+from tests.lab.pair import Lab, Pair
+
+LOCK = "/var/lock/conntrack.lock"
+SOCKET = "/var/run/conntrackd.ctl"
+"""As in the shipped conntrackd.conf."""
+DIRECT = {"DisableExternalCache Off": "DisableExternalCache On"}
+
+# A configuration of its own, that has nothing in common with the shipped one.
+OTHER_CONF = """
+General {
+    HashSize 16384
+    LogFile on
+    LockFile /run/other.lock
+    UNIX { Path /run/other.ctl }
+}
+Sync {
+    Mode FTFW { }
+    UDP { IPv4_address 127.0.0.1 IPv4_Destination_Address 127.0.0.1 Port 3781 Interface lo }
+}
+"""
+
+
+def replicated(lab: Lab, count: int, **edits: Any) -> Pair:
+    """A pair, with `count` connections on fw-1 and their copies on fw-2; without keepalived."""
+    pair = lab(**edits)
+    pair.fw1.start_conntrackd()
+    pair.fw2.start_conntrackd()
+    pair.fw1.load_entries(count)
+    where = pair.fw2.kernel_entries if edits.get("conntrackd") == DIRECT else pair.fw2.external
+    pair.fw2.until(lambda: where() == count, 30, f"{count} copies")
+    return pair
+
+
+def inserted(firewall: Firewall) -> int:
+    """Entries ever made through netlink, read without running anything on the firewall."""
+    header, *rows = Path(f"/proc/{firewall.pid}/net/stat/nf_conntrack").read_text().splitlines()
+    column = header.split().index("insert")
+    return sum(int(row.split()[column], 16) for row in rows)
+
+
+def in_mid_commit(firewall: Firewall, before: int) -> None:
+    """Return while a commit runs that started from `before` entries."""
+    deadline = time.monotonic() + 30
+    while inserted(firewall) - before < 500:
+        assert time.monotonic() < deadline, "no commit has begun"
+        time.sleep(0.0005)  # not until(): the whole commit lasts but 0.4 s
+
+
+def seen_from_here(firewall: Firewall, pid: int) -> int:
+    """The test's own number for a process of the firewall, to signal it without delay."""
+    here = Path(f"/proc/{firewall.pid}/ns/pid").readlink()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "ns/pid").readlink() == here:
+                status = (process / "status").read_text()
+                if f"NSpid:\t{process.name}\t{pid}\n" in status:
+                    return int(process.name)
+        except OSError:  # it has just ended
+            continue
+    raise AssertionError(f"{firewall.name} has no process {pid}")
+
+
+def become(firewall: Firewall, *words: str) -> dict[str, Any]:
+    """One transition, and its final event with the hook's exit status in it."""
+    hook = firewall.hook(*words, "--json")
+    return {**json.loads(hook.stdout), "exit": hook.returncode}
+
+
+def step(event: dict[str, Any], name: str) -> dict[str, Any]:
+    """One of the steps of an event."""
+    (found,) = (each for each in event["steps"] if each["name"] == name)
+    return dict(found)
+
+
+# -- killed -----------------------------------------------------------------------------------
+
+
+def test_a_daemon_killed_in_mid_commit_is_started_again_and_what_the_kernel_got_is_told(
+    lab: Lab,
+) -> None:
+    """What was committed is counted by the kernel and sent to the peer; the rest died, and is
+    neither guessed (expected is null) nor kept from the operator (degraded)."""
+    pair = replicated(lab, 50_000)
+    before = inserted(pair.fw2)
+    dying = pair.fw2.conntrackd_pid
+    victim = seen_from_here(pair.fw2, dying)
+
+    hook = pair.fw2.start_hook("primary", "--json")
+    in_mid_commit(pair.fw2, before)
+    os.kill(victim, signal.SIGKILL)
+    hook.wait(timeout=60)
+
+    event = json.loads(pair.fw2.output(hook))
+    assert (hook.returncode, event["outcome"], event["expected"]) == (3, "degraded", None)
+    assert event["recovered"] == inserted(pair.fw2) - before
+    assert 0 < event["recovered"] < 50_000, "it was not killed in mid-commit"
+    assert pair.fw2.conntrackd_pid != dying
+    assert pair.fw2.internal() == event["recovered"]
+    assert [step(event, name)["outcome"] for name in ("resync", "bulk-send")] == ["ok", "ok"]
+    assert step(event, "flush")["attempts"] == 0
+
+
+# -- stopped ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["primary", "backup", "fault"])
+def test_a_hung_daemon_ends_a_transition_within_a_minute_and_leaves_no_child(
+    lab: Lab, state: str
+) -> None:
+    """The client has no deadline of its own: a hook must not wait for ever, nor leave a client
+    behind, and a daemon that comes to itself finds nothing harmful in its mail."""
+    pair = replicated(lab, 1000)
+    pair.fw2.load_entries(50, first=5000)
+    pair.fw2.until(lambda: pair.fw2.internal() == 50, 5, "its own entries")
+    daemon = pair.fw2.conntrackd_pid
+    pair.fw2.signal(signal.SIGSTOP, daemon)
+
+    began = time.monotonic()
+    event = become(pair.fw2, state)
+
+    assert time.monotonic() - began < 60
+    assert (event["exit"], event["outcome"]) == (1, "failed")
+    assert pair.fw2.pids("conntrackd") == [daemon], "a client was left behind"
+    assert not pair.fw2.hooks_running()
+    pair.fw2.signal(signal.SIGCONT, daemon)
+    assert pair.fw2.external() == 1000
+    assert pair.fw2.kernel_entries() >= 50
+    log = pair.fw2.path("/var/log/conntrackd.log").read_text()
+    assert "flushing" not in log
+
+
+def test_a_promotion_that_met_a_hung_daemon_can_be_repeated_once_it_runs(lab: Lab) -> None:
+    """The copies outlive the hang, so that the advice given then, to run it again, is good."""
+    pair = replicated(lab, 1000)
+    daemon = pair.fw2.conntrackd_pid
+    pair.fw2.signal(signal.SIGSTOP, daemon)
+    assert "run `ftfw-transition primary` again" in become(pair.fw2, "primary")["advice"]
+    pair.fw2.signal(signal.SIGCONT, daemon)
+
+    event = become(pair.fw2, "primary")
+
+    assert (event["exit"], event["expected"], event["recovered"]) == (0, 1000, 1000)
+    assert pair.fw2.kernel_entries() >= 1000
+
+
+# -- dead -------------------------------------------------------------------------------------
+
+
+def test_a_daemon_dead_at_promotion_is_started_and_the_loss_of_its_cache_is_told(lab: Lab) -> None:
+    """The lock file it left would make every start fail without a word."""
+    pair = replicated(lab, 1000)
+    pair.fw2.kill_conntrackd()
+    assert pair.fw2.path(LOCK).exists()
+    assert pair.fw2.path(SOCKET).exists()
+
+    event = become(pair.fw2, "primary")
+
+    assert (event["exit"], event["outcome"]) == (3, "degraded")
+    assert (event["expected"], event["recovered"]) == (None, 0)
+    assert "external cache was lost" in event["reason"]
+    assert pair.fw2.external() == 0
+    assert "bulk-send" in [each["name"] for each in event["steps"] if each["outcome"] == "ok"]
+
+
+def test_a_daemon_dead_at_promotion_loses_nothing_in_direct_mode(lab: Lab) -> None:
+    """With DisableExternalCache the kernel table is the replica, and outlives the daemon."""
+    pair = replicated(lab, 1000, conntrackd=DIRECT)
+    pair.fw2.kill_conntrackd()
+
+    event = become(pair.fw2, "primary")
+
+    assert (event["exit"], event["outcome"]) == (3, "degraded")
+    assert (event["expected"], event["recovered"]) == (None, 0)
+    assert event["kernel_entries"] == pair.fw2.kernel_entries() == 1000
+    assert pair.fw2.internal() == 1000
+    assert "cache was lost" not in event["reason"]
+
+
+def test_a_daemon_dead_at_a_demotion_is_started_and_gets_its_replica(lab: Lab) -> None:
+    """A backup whose daemon died holds no copies: it needs both, the daemon and the peer's."""
+    pair = replicated(lab, 1000)
+    pair.fw2.kill_conntrackd()
+
+    event = become(pair.fw2, "backup")
+
+    assert pair.fw2.external() == 1000
+    assert "start" in [each["name"] for each in event["steps"]]
+
+
+@pytest.mark.parametrize("state", ["fault", "stop"])
+def test_neither_a_fault_nor_a_stop_ever_starts_the_daemon(lab: Lab, state: str) -> None:
+    """A node that stands aside needs none; its lock file is left to who will."""
+    pair = replicated(lab, 10)
+    pair.fw2.kill_conntrackd()
+
+    become(pair.fw2, state)
+
+    assert pair.fw2.pids("conntrackd") == []
+    assert pair.fw2.path(LOCK).exists()
+
+
+# -- alive, but out of reach ------------------------------------------------------------------
+
+
+def remove_socket(firewall: Firewall) -> None:
+    """What a tidy-up of /run does."""
+    firewall.path(SOCKET).unlink()
+
+
+def move_socket(firewall: Firewall) -> None:
+    """The daemon goes on listening, elsewhere."""
+    firewall.run("mv", SOCKET, "/run/elsewhere.ctl")
+
+
+def replace_socket(firewall: Firewall) -> None:
+    """A second daemon came and went, and took the path."""
+    firewall.path(SOCKET).unlink()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(firewall.path(SOCKET)))
+
+
+@pytest.mark.parametrize("lose", [remove_socket, move_socket, replace_socket])
+def test_a_living_daemon_without_its_socket_is_named_and_not_touched(
+    lab: Lab, lose: Callable[[Firewall], None]
+) -> None:
+    """A second daemon would steal the path, and leave the first one with the only copies for ever
+    out of reach."""
+    pair = replicated(lab, 1000)
+    daemon = pair.fw2.conntrackd_pid
+    lose(pair.fw2)
+    here = pair.fw2.path(SOCKET)
+    lock, left = pair.fw2.path(LOCK).stat(), here.exists() and here.stat()
+
+    event = become(pair.fw2, "primary")
+
+    assert (event["exit"], event["outcome"]) == (1, "failed")
+    assert f"pid {daemon}" in event["reason"]
+    assert pair.fw2.pids("conntrackd") == [daemon]
+    assert pair.fw2.path(LOCK).stat() == lock
+    assert (here.exists() and here.stat()) == left
+
+
+def test_a_daemon_whose_program_was_upgraded_under_it_still_counts_as_alive(lab: Lab) -> None:
+    """Its /proc/PID/exe then ends in " (deleted)"."""
+    pair = lab()
+    pair.fw2.run("sh", "-ec", "mkdir /tmp/old; cp /usr/sbin/conntrackd /tmp/old")
+    pair.fw2.run("/tmp/old/conntrackd", "-d", "-C", CONNTRACKD_CONF)
+    pair.fw2.run("rm", "/tmp/old/conntrackd", SOCKET)
+    daemon = pair.fw2.conntrackd_pid
+
+    event = become(pair.fw2, "primary")
+
+    assert event["exit"] == 1
+    assert f"pid {daemon}" in event["reason"]
+    assert pair.fw2.pids("conntrackd") == [daemon]
+    assert pair.fw2.path(LOCK).exists()
+
+
+# -- what is no living daemon -----------------------------------------------------------------
+
+
+def hung_client(firewall: Firewall) -> None:
+    """A `conntrackd -s` that waits for the answer of another, stopped daemon."""
+    firewall.path("/run/other.conf").write_text(OTHER_CONF)
+    silent = (
+        "import socket, time; s = socket.socket(socket.AF_UNIX); s.bind('/run/other.ctl');"
+        " s.listen(); print('listening', flush=True); time.sleep(1000)"
+    )
+    server = firewall.start(sys.executable, "-c", silent)
+    firewall.until(lambda: firewall.output(server), 10, "a silent daemon listens")
+    firewall.start("conntrackd", "-C", "/run/other.conf", "-s")
+    firewall.until(lambda: firewall.pids("conntrackd", "-s"), 10, "a client waits")
+
+
+def zombie(firewall: Firewall) -> None:
+    """A conntrackd that has ended, and whose parent does not care."""
+    careless = (
+        "import subprocess, time, os; p = subprocess.Popen(['conntrackd', '-v'],"
+        " stdout=subprocess.DEVNULL); os.waitid(os.P_PID, p.pid, os.WEXITED | os.WNOWAIT);"
+        " print(p.pid, flush=True); time.sleep(1000)"
+    )
+    parent = firewall.start(sys.executable, "-c", careless)
+    firewall.until(lambda: firewall.output(parent), 10, "a zombie")
+    pid = firewall.output(parent).strip()
+    stat = Path(f"/proc/{firewall.pid}/root/proc/{pid}/stat").read_text()
+    assert "(conntrackd) Z" in stat
+
+
+def daemon_elsewhere(firewall: Firewall) -> None:
+    """A daemon of another network namespace, such as a container's."""
+    firewall.path("/run/other.conf").write_text(OTHER_CONF)
+    start = "ip link set lo up; exec conntrackd -d -C /run/other.conf"
+    firewall.run("unshare", "--net", "sh", "-ec", start)
+    firewall.run("conntrackd", "-C", "/run/other.conf", "-s")
+
+
+@pytest.mark.parametrize("bystander", [hung_client, zombie, daemon_elsewhere])
+def test_what_is_no_living_daemon_of_this_node_does_not_stop_a_start(
+    lab: Lab, bystander: Callable[[Firewall], None]
+) -> None:
+    """Or the promotion would fail because of somebody who has nothing to do with it."""
+    pair = replicated(lab, 10)
+    pair.fw2.kill_conntrackd()
+    bystander(pair.fw2)
+
+    event = become(pair.fw2, "primary")
+
+    assert event["outcome"] == "degraded", event["reason"]
+    assert pair.fw2.external() == 0
+    assert step(event, "start")["outcome"] == "ok"
+
+
+# -- how it is started ------------------------------------------------------------------------
+
+# What systemctl(1) says of a unit, and a start that is real. `start` and `reset-failed` say nothing.
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >>/run/systemctl-calls
+case $1 in
+show)
+    echo LoadState=loaded
+    echo "ExecStart={ path=/usr/sbin/conntrackd ; argv[]=/usr/sbin/conntrackd@WORDS@ ; \
+ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }"
+    ;;
+start) exec /usr/sbin/conntrackd -d -C /etc/conntrackd/conntrackd.conf ;;
+esac
+"""
+
+
+def with_systemd(firewall: Firewall, words: str) -> None:
+    """Let the node look as if systemd ran there, with a unit whose command has these words."""
+    # Without the machine's own one, which may be a link to somewhere else.
+    firewall.run("sh", "-ec", "mkdir -p /run/systemd/system; rm -f /usr/bin/systemctl")
+    systemctl = firewall.path("/usr/bin/systemctl")
+    systemctl.write_text(SYSTEMCTL.replace("@WORDS@", words))
+    systemctl.chmod(0o755)
+
+
+def systemctl_verbs(firewall: Firewall) -> list[str]:
+    """What systemctl has been asked, in order."""
+    calls = Path(f"/proc/{firewall.pid}/root/run/systemctl-calls")
+    return [line.split()[0] for line in calls.read_text().splitlines()] if calls.exists() else []
+
+
+@pytest.mark.parametrize("words", ["", " -C /etc/conntrackd/conntrackd.conf"])
+def test_the_unit_is_started_where_it_runs_this_configuration(lab: Lab, words: str) -> None:
+    """systemd then knows its daemon; it would refuse after a series of crashes without
+    reset-failed, and for ever with the stale lock."""
+    pair = replicated(lab, 10)
+    pair.fw2.kill_conntrackd()
+    with_systemd(pair.fw2, words)
+
+    event = become(pair.fw2, "primary")
+
+    assert systemctl_verbs(pair.fw2) == ["show", "reset-failed", "start"]
+    assert event["outcome"] == "degraded"
+    assert pair.fw2.external() == 0
+    assert "systemctl start" in step(event, "start")["command"]
+
+
+def test_a_unit_of_another_configuration_is_left_alone(lab: Lab) -> None:
+    """Starting it would start another daemon, and not the one that keepalived's hook speaks to."""
+    pair = replicated(lab, 10)
+    pair.fw2.kill_conntrackd()
+    with_systemd(pair.fw2, " -C /etc/conntrackd/other.conf")
+
+    event = become(pair.fw2, "primary")
+
+    assert systemctl_verbs(pair.fw2) == ["show"]
+    assert pair.fw2.external() == 0
+    assert "conntrackd.conf -d" in step(event, "start")["command"]
+
+
+def test_a_daemon_started_by_a_real_time_keepalived_lives(lab: Lab) -> None:
+    """keepalived with vrrp_rt_priority leaves its hooks no real-time allowance, and conntrackd is a
+    real-time process: with what it inherits, the kernel would kill it without a word."""
+    pair = replicated(lab, 5000)
+    pair.fw2.kill_conntrackd()
+
+    pair.fw2.run("prlimit", "--rttime=0:0", "ftfw-transition", "primary", check=False)
+
+    assert pair.fw2.pids("conntrackd", "-d"), "it was killed"
+    # Work for the daemon: real-time work is what the limit is about.
+    pair.fw1.client("-B")
+    pair.fw2.until(lambda: pair.fw2.external() == 5000, 10, "the peer's copies")
+    pair.fw2.client("-c")
+    assert pair.fw2.kernel_entries() >= 5000
+    assert pair.fw2.pids("conntrackd", "-d"), "it was killed at work"

@@ -1,0 +1,218 @@
+"""Whole failovers: real keepalived, real conntrackd, connections that live through them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.lab.firewall import Firewall
+from tests.lab.node import stays, until
+from tests.lab.pair import Lab, Pair
+
+PURGE_SECONDS = 3
+PURGES_SOON = {"PurgeTimeout 60": f"PurgeTimeout {PURGE_SECONDS}"}
+DEAF = """
+table ip deaf {
+    chain input {
+        type filter hook input priority -10;
+        ip protocol 112 drop
+    }
+}
+"""
+"""A ruleset of its own: a firewall hears no adverts, and all links stay up."""
+WITHIN = 20
+"""Seconds for what takes two or three on a machine with nothing else to do."""
+
+
+def last(firewall: Firewall, state: str) -> dict[str, Any] | None:
+    """How the last transition to a state ended; None where there was none."""
+    ended = [each for each in firewall.events("transition.finished") if each["state"] == state]
+    return ended[-1] if ended else None
+
+
+def finished(firewall: Firewall, state: str, earlier: int = 0) -> dict[str, Any]:
+    """Wait until a hook of that state has ended, the first one or one after `earlier` others."""
+
+    def ended() -> list[dict[str, Any]]:
+        if firewall.hooks_running():
+            return []
+        events = firewall.events("transition.finished")
+        return [event for event in events if event["state"] == state][earlier:]
+
+    return firewall.until(ended, WITHIN, f"a transition to {state} ends")[-1]
+
+
+def is_in_state(firewall: Firewall, word: str) -> bool:
+    """Say whether that is keepalived's last word, and every hook has ended."""
+    words = [call for call in firewall.hook_calls() if not call.startswith("notify")]
+    return words[-1:] == [word] and not firewall.hooks_running()
+
+
+def replicated(pair: Pair, count: int) -> None:
+    """Give fw-1 connections and wait until fw-2 has a copy of each."""
+    pair.fw1.load_entries(count)
+    pair.fw2.until(lambda: pair.fw2.external() >= count, WITHIN, "holds the copies")
+
+
+def primary(pair: Pair) -> Firewall:
+    """Wait until one of the two is primary, and every hook of both has ended."""
+
+    def found() -> list[Firewall]:
+        firewalls = (pair.fw1, pair.fw2)
+        if any(firewall.hooks_running() for firewall in firewalls):
+            return []
+        return [each for each in firewalls if is_in_state(each, "primary") and each.is_master()]
+
+    (firewall,) = until(found, within=WITHIN, what="one is primary")
+    return firewall
+
+
+def test_fifty_connections_live_through_the_loss_of_the_primary(pair: Pair) -> None:
+    """Translated connections go on by way of the backup, and the record proves it."""
+    traffic = pair.open_connections(50)
+    pair.fw2.until(lambda: pair.fw2.external() >= 50, WITHIN, "holds the copies")
+
+    pair.fw1.cut("eth1")
+
+    event = finished(pair.fw2, "primary")
+    assert event["outcome"] == "ok", event["reason"]
+    assert event["recovered"] >= 50
+    assert traffic.finish(within=WITHIN)["alive"] == 50
+
+
+def test_every_line_of_a_failover_in_the_journal_is_one_json_object(pair: Pair) -> None:
+    """`journalctl -t ftfw-transition -o cat | jq .` works as is, and tells every step."""
+    pair.fw1.cut("eth1")
+
+    event = finished(pair.fw2, "primary")
+
+    lines = [each for each in pair.fw2.journal() if each.identifier == "ftfw-transition"]
+    assert all(line.message.startswith("{") for line in lines)
+    assert "\n" not in "".join(line.message for line in lines)
+    steps = [
+        each["step"]
+        for each in pair.fw2.events("step.finished")
+        if each["transition"] == event["transition"]
+    ]
+    assert steps == [step["name"] for step in event["steps"]]
+    assert {"commit", "flush", "resync", "bulk-send"} <= set(steps)
+
+
+def test_a_first_boot_with_two_empty_tables_ends_ok_on_both_nodes(pair: Pair) -> None:
+    """There is nothing to recover and nothing to replicate, and that is no fault."""
+    for firewall, state in ((pair.fw1, "primary"), (pair.fw2, "backup")):
+        event = last(firewall, state)
+        assert event is not None
+        assert event["outcome"] == "ok", event["reason"]
+        assert event["recovered"] == 0
+
+
+def test_a_promotion_ends_ok_though_the_peer_has_just_died(pair: Pair) -> None:
+    """Nobody listens to the bulk: the ordinary case, which degrades nothing."""
+    traffic = pair.open_connections(50)
+    pair.fw2.until(lambda: pair.fw2.external() >= 50, WITHIN, "holds the copies")
+
+    pair.fw1.cut()
+
+    event = finished(pair.fw2, "primary")
+    assert event["outcome"] == "ok", event["reason"]
+    assert traffic.finish(within=WITHIN)["alive"] == 50
+
+
+def test_a_failback_before_the_old_entries_are_purged_loses_nothing(pair: Pair) -> None:
+    """A node that still has its own old entries commits over them, all of them."""
+    traffic = pair.open_connections(50)
+    pair.fw2.until(lambda: pair.fw2.external() >= 50, WITHIN, "holds the copies")
+    pair.fw1.cut("eth1")
+    finished(pair.fw2, "primary")
+    assert traffic.alive(within=WITHIN) == 50
+    pair.fw1.mend("eth1")
+    assert finished(pair.fw1, "backup", earlier=1)["outcome"] == "ok"
+    assert pair.fw1.kernel_entries() >= 50
+
+    pair.fw2.cut("eth1")
+
+    event = finished(pair.fw1, "primary", earlier=1)
+    assert event["outcome"] == "ok", event["reason"]
+    assert event["recovered"] == event["expected"] >= 50
+    assert traffic.finish(within=WITHIN)["alive"] == 50
+
+
+def test_the_survivor_of_a_split_brain_asserts_itself_and_commits_nothing(pair: Pair) -> None:
+    """keepalived tells it only MASTER_RX_LOWER_PRI: live entries are newer than any copy."""
+    traffic = pair.open_connections(50)
+    pair.fw2.until(lambda: pair.fw2.external() >= 50, WITHIN, "holds the copies")
+    for firewall in (pair.fw1, pair.fw2):
+        firewall.run("nft", "-f", "-", input=DEAF)
+        firewall.run("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_be_liberal=1")
+    pair.fw2.until(pair.fw2.is_master, WITHIN, "thinks that it is alone")
+    finished(pair.fw2, "primary")
+    told = len(pair.fw1.events("transition.finished"))
+
+    for firewall in (pair.fw1, pair.fw2):
+        firewall.run("nft", "delete table ip deaf")
+
+    pair.fw1.until(
+        lambda: "notify INSTANCE VI_1 MASTER_RX_LOWER_PRI" in pair.fw1.hook_calls(),
+        WITHIN, "hears of the other master",
+    )  # fmt: skip
+    finished(pair.fw2, "backup", earlier=1)
+    event = pair.fw1.until(
+        lambda: not pair.fw1.hooks_running() and pair.fw1.events("transition.finished")[told:],
+        WITHIN, "has asserted itself",
+    )[-1]  # fmt: skip
+    asked = [step["name"] for step in event["steps"] if step["attempts"]]
+    assert (event["state"], event["outcome"]) == ("primary", "ok")
+    assert asked == ["flush-internal", "resync", "bulk-send"]
+    assert traffic.finish(within=WITHIN)["alive"] == 50
+
+
+@pytest.mark.parametrize("returns", ["fw1", "fw2"])
+def test_a_switch_that_is_away_for_longer_than_the_purge_costs_nothing(
+    lab: Lab, returns: str
+) -> None:
+    """Both nodes are in fault and back; whichever becomes primary has every entry."""
+    pair = lab(conntrackd=PURGES_SOON).start()
+    replicated(pair, 500)
+    pair.fw1.cut("eth1")
+    pair.fw2.cut("eth1")
+    for firewall in (pair.fw1, pair.fw2):
+        firewall.until(lambda: is_in_state(firewall, "fault"), WITHIN, "is in fault")  # noqa: B023
+    gone = time.monotonic()
+    until(lambda: time.monotonic() > gone + PURGE_SECONDS + 1, within=WITHIN, what="purge is due")
+
+    getattr(pair, returns).mend("eth1")
+
+    becomes = primary(pair)
+    assert becomes is getattr(pair, returns)
+    assert becomes.kernel_entries() >= 500
+
+
+def test_a_link_that_is_up_for_a_second_between_two_faults_costs_nothing(lab: Lab) -> None:
+    """What the backup in between has armed does not fire in the fault after it."""
+    pair = lab(conntrackd=PURGES_SOON).start()
+    replicated(pair, 500)
+    firewalls = (pair.fw1, pair.fw2)
+    for firewall in firewalls:
+        firewall.cut("eth1")
+    for firewall in firewalls:
+        firewall.until(lambda: is_in_state(firewall, "fault"), WITHIN, "is in fault")  # noqa: B023
+
+    for firewall in firewalls:
+        firewall.mend("eth1")
+    up = time.monotonic()
+    until(lambda: time.monotonic() > up + 1, within=WITHIN, what="the link is up for 1 s")
+    for firewall in firewalls:
+        firewall.cut("eth1")
+
+    for firewall in firewalls:
+        firewall.until(lambda: is_in_state(firewall, "fault"), WITHIN, "is in fault")  # noqa: B023
+    stays(
+        lambda: max(each.kernel_entries() for each in firewalls) >= 500,
+        seconds=PURGE_SECONDS + 1, what="every entry is in one of the tables",
+    )  # fmt: skip
+    for firewall in firewalls:
+        firewall.mend("eth1")
+    assert primary(pair).kernel_entries() >= 500

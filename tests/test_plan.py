@@ -1,0 +1,179 @@
+"""plan.py: the table of states and replication modes, written down once more and compared."""
+
+import itertools
+
+import pytest
+
+from primary_backup.plan import STARTS_DAEMON, Mode, Replication, State, Step, When, plan
+
+FTFW = Replication(Mode.FTFW)
+NOTRACK = Replication(Mode.NOTRACK)
+ALARM = Replication(Mode.ALARM)
+FTFW_DIRECT = Replication(Mode.FTFW, external_cache=False)
+NOTRACK_DIRECT = Replication(Mode.NOTRACK, external_cache=False)
+NO_INTERNAL = Replication(Mode.NOTRACK, internal_cache=False)
+NO_CACHE = Replication(Mode.NOTRACK, internal_cache=False, external_cache=False)
+UNREAD = None
+
+EVERY = (
+    FTFW, NOTRACK, ALARM, FTFW_DIRECT, NOTRACK_DIRECT, NO_INTERNAL, NO_CACHE, UNREAD,
+)  # fmt: skip
+EVERY_PLAN = [
+    pytest.param(plan(state, replication, again=again), state, replication, id=f"{state.value}-{n}")
+    for n, (state, replication, again) in enumerate(
+        itertools.product(State, EVERY, (False, True)),
+    )
+    if (replication is not UNREAD or state is not State.STOP)
+    and (state is State.PRIMARY or not again)
+]
+
+PURGE = ("-t", When.PEER_COVERS)
+DISARM = (("-f internal", When.PURGE_PENDING), ("-R", When.PURGE_PENDING))
+DISARM_BY_COMMIT = ("-c", When.PURGE_PENDING_EMPTY)
+ASK = (("-f external", When.CACHE_KEPT), ("-n", When.ALWAYS))
+PROMOTE = (
+    ("-c", When.ALWAYS),
+    ("-f", When.COMMIT_PROVEN),
+    ("-f internal", When.COMMIT_UNPROVEN),
+    ("-R", When.ALWAYS),
+)
+SEND = ("-B", When.ALWAYS)
+
+TABLE = [
+    (State.PRIMARY, FTFW, (*PROMOTE, SEND)),
+    (State.PRIMARY, NOTRACK, (*PROMOTE, SEND)),
+    (State.PRIMARY, FTFW_DIRECT, (*PROMOTE, SEND)),
+    (State.PRIMARY, NOTRACK_DIRECT, (*PROMOTE, SEND)),
+    (
+        State.PRIMARY,
+        NO_INTERNAL,
+        (("-c", When.ALWAYS), ("-f external", When.COMMIT_PROVEN), SEND),
+    ),
+    (State.PRIMARY, NO_CACHE, (("-c", When.ALWAYS), SEND)),
+    (State.PRIMARY, ALARM, PROMOTE),
+    (State.PRIMARY, UNREAD, (("-c", When.ALWAYS), ("-R", When.ALWAYS), SEND)),
+    (State.BACKUP, FTFW, (*ASK, PURGE, *DISARM)),
+    (State.BACKUP, NOTRACK, (*ASK, PURGE, *DISARM)),
+    (State.BACKUP, FTFW_DIRECT, (("-n", When.ALWAYS),)),
+    (State.BACKUP, NOTRACK_DIRECT, (("-n", When.ALWAYS),)),
+    (State.BACKUP, NO_INTERNAL, (*ASK, PURGE, DISARM_BY_COMMIT)),
+    (State.BACKUP, NO_CACHE, (("-n", When.ALWAYS),)),
+    (State.BACKUP, ALARM, (PURGE, *DISARM)),
+    (State.BACKUP, UNREAD, (("-n", When.ALWAYS),)),
+    (State.FAULT, FTFW, (PURGE, *DISARM)),
+    (State.FAULT, NOTRACK, (PURGE, *DISARM)),
+    (State.FAULT, FTFW_DIRECT, ()),
+    (State.FAULT, NOTRACK_DIRECT, ()),
+    (State.FAULT, NO_INTERNAL, (PURGE, DISARM_BY_COMMIT)),
+    (State.FAULT, NO_CACHE, ()),
+    (State.FAULT, ALARM, (PURGE, *DISARM)),
+    (State.FAULT, UNREAD, ()),
+]
+
+
+def asked(steps: tuple[Step, ...]) -> tuple[tuple[str, When], ...]:
+    """What the steps ask, and when."""
+    return tuple((" ".join(step.options), step.when) for step in steps)
+
+
+@pytest.mark.parametrize(("state", "replication", "expected"), TABLE)
+def test_each_state_asks_what_the_table_says(
+    state: State, replication: Replication | None, expected: tuple[tuple[str, When], ...]
+) -> None:
+    """Each state asks these requests of conntrackd, in this order, in each replication mode."""
+    assert asked(plan(state, replication)) == expected
+
+
+@pytest.mark.parametrize(
+    ("replication", "expected"),
+    [
+        (FTFW, ("-f internal", "-R", "-B")),
+        (NOTRACK, ("-f internal", "-R", "-B")),
+        (FTFW_DIRECT, ("-f internal", "-R", "-B")),
+        (ALARM, ("-f internal", "-R")),
+        (NO_INTERNAL, ("-B",)),
+        (NO_CACHE, ("-B",)),
+    ],
+)
+def test_a_second_primary_rebuilds_and_sends(
+    replication: Replication, expected: tuple[str, ...]
+) -> None:
+    """A second primary asks -f internal (which disarms a purge), -R and -B, whatever is pending."""
+    steps = plan(State.PRIMARY, replication, again=True)
+    assert asked(steps) == tuple((options, When.ALWAYS) for options in expected)
+
+
+@pytest.mark.parametrize("replication", EVERY)
+def test_a_second_primary_commits_nothing(replication: Replication | None) -> None:
+    """Live entries are newer than any copy: no -c over them, in no mode, and not unread either."""
+    assert "-c" not in dict(asked(plan(State.PRIMARY, replication, again=True)))
+
+
+@pytest.mark.parametrize("replication", EVERY)
+def test_a_promotion_commits_first(replication: Replication | None) -> None:
+    """Nothing stands between a promotion and its commit, which also disarms a pending purge."""
+    assert asked(plan(State.PRIMARY, replication))[0] == ("-c", When.ALWAYS)
+
+
+@pytest.mark.parametrize("replication", [NO_INTERNAL, NO_CACHE])
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("again", [False, True])
+def test_nothing_flushes_the_kernel_table(
+    state: State, replication: Replication, *, again: bool
+) -> None:
+    """With DisableInternalCache On, -f and -f internal flush the kernel table: never asked."""
+    flushes = {("-f",), ("-f", "internal")}
+    assert not flushes & {step.options for step in plan(state, replication, again=again)}
+
+
+@pytest.mark.parametrize(
+    ("state", "replication"),
+    itertools.product(State, [FTFW_DIRECT, NOTRACK_DIRECT, NO_CACHE]),
+)
+def test_a_replica_in_the_kernel_is_never_purged(state: State, replication: Replication) -> None:
+    """Without an external cache the kernel table is the replica, and -t would wipe it."""
+    assert ("-t",) not in {step.options for step in plan(state, replication)}
+
+
+@pytest.mark.parametrize(("steps", "state", "replication"), EVERY_PLAN)
+def test_every_purge_waits_for_a_proven_peer(
+    steps: tuple[Step, ...], state: State, replication: Replication | None
+) -> None:
+    """-t is a delayed flush of the whole kernel table: only where the peer's copy covers ours."""
+    purges = [step for step in steps if step.options == ("-t",)]
+    assert all(step.when is When.PEER_COVERS for step in purges)
+
+
+@pytest.mark.parametrize(("steps", "state", "replication"), EVERY_PLAN)
+def test_the_only_copy_is_dropped_only_after_a_proof(
+    steps: tuple[Step, ...], state: State, replication: Replication | None
+) -> None:
+    """No flush of the external cache without a proven commit, or a peer that holds it all."""
+    drops = [step for step in steps if step.options in (("-f",), ("-f", "external"))]
+    assert all(step.when in (When.COMMIT_PROVEN, When.CACHE_KEPT) for step in drops)
+
+
+@pytest.mark.parametrize(("steps", "state", "replication"), EVERY_PLAN)
+def test_every_step_says_why_and_what_proves_it(
+    steps: tuple[Step, ...], state: State, replication: Replication | None
+) -> None:
+    """A dry run tells of each step why it is there, and what will prove it."""
+    assert all(step.name and step.why and step.proof for step in steps)
+
+
+@pytest.mark.parametrize("replication", [FTFW, NOTRACK, NO_INTERNAL, FTFW_DIRECT, NO_CACHE])
+def test_a_backup_asks_for_a_resync_before_it_purges(replication: Replication) -> None:
+    """The peer's copy is made whole first, and only then it is looked at."""
+    names = [step.name for step in plan(State.BACKUP, replication)]
+    assert names.index("request-resync") < [*names, "purge"].index("purge")
+
+
+@pytest.mark.parametrize("replication", EVERY[:-1])
+def test_a_stop_asks_nothing(replication: Replication) -> None:
+    """keepalived kills notify_stop after a second, when no peer can have proven itself."""
+    assert plan(State.STOP, replication) == ()
+
+
+def test_a_fault_and_a_stop_start_no_daemon() -> None:
+    """A daemon that is down is started by a primary and a backup, never by a fault or a stop."""
+    assert STARTS_DAEMON == {State.PRIMARY, State.BACKUP}
