@@ -392,8 +392,12 @@ def test_a_daemon_started_by_a_real_time_keepalived_lives(lab: Lab) -> None:
     real-time process: with what it inherits, the kernel would kill it without a word."""
     pair = replicated(lab, 5000)
     pair.fw2.kill_conntrackd()
+    # keepalived's is 0:0. Raising the second number takes CAP_SYS_RESOURCE, which root of a
+    # container may lack: there the first one does the same harm, and raising that is free.
+    raised = ("prlimit", "--rttime=0:0", "prlimit", "--rttime=unlimited", "true")
+    none = "0:0" if pair.fw2.run(*raised, check=False).returncode == 0 else "0:unlimited"
 
-    pair.fw2.run("prlimit", "--rttime=0:0", "ftfw-transition", "primary", check=False)
+    pair.fw2.run("prlimit", f"--rttime={none}", "ftfw-transition", "primary", check=False)
 
     assert pair.fw2.pids("conntrackd", "-d"), "it was killed"
     # Work for the daemon: real-time work is what the limit is about.

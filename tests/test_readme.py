@@ -1,0 +1,56 @@
+"""What the README says of the steps is what the code does."""
+
+from pathlib import Path
+
+from primary_backup.cli import EXIT_STATUS
+from primary_backup.plan import Mode, Replication, State, Step, When, plan
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+COLUMNS = (
+    (Replication(Mode.FTFW), Replication(Mode.NOTRACK)),
+    (Replication(Mode.FTFW, external_cache=False), Replication(Mode.NOTRACK, external_cache=False)),
+    (Replication(Mode.NOTRACK, internal_cache=False),),
+    (Replication(Mode.NOTRACK, internal_cache=False, external_cache=False),),
+    (Replication(Mode.ALARM),),
+)
+WORDS = {
+    When.COMMIT_PROVEN: " if proven",
+    When.COMMIT_UNPROVEN: " if not",
+    When.CACHE_KEPT: " if kept",
+    When.PEER_COVERS: " if safe",
+    When.PURGE_PENDING: " to disarm",
+    When.PURGE_PENDING_EMPTY: " to disarm",
+}
+
+
+def _cell(steps: tuple[Step, ...]) -> str:
+    told = (f"`{' '.join(step.options)}`{WORDS.get(step.when, '')}" for step in steps)
+    return " · ".join(told) or "nothing"
+
+
+def _row(name: str, state: State, *, again: bool = False) -> str:
+    cells = []
+    for column in COLUMNS:
+        (cell,) = {_cell(plan(state, replication, again=again)) for replication in column}
+        cells.append(cell)
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def test_the_table_of_the_readme_is_what_the_plans_say() -> None:
+    """Every row of the table stands in the README as the code has it."""
+    rows = [
+        _row("**primary**", State.PRIMARY),
+        _row("primary again", State.PRIMARY, again=True),
+        _row("**backup**", State.BACKUP),
+        _row("**fault**", State.FAULT),
+        _row("**stop**", State.STOP),
+    ]
+
+    assert [row for row in rows if row not in README] == []
+
+
+def test_the_exit_statuses_of_the_readme_are_those_of_the_command() -> None:
+    """An operator's script may rely on them."""
+    told = [f"| `{outcome.value}` | {status} |" for outcome, status in EXIT_STATUS.items()]
+
+    assert [row for row in told if row not in README] == []
