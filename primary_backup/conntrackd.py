@@ -174,8 +174,11 @@ def _allow_real_time() -> None:
     """
     import resource
 
-    with contextlib.suppress(ValueError, OSError):  # as it is, where we may not raise it
-        resource.setrlimit(resource.RLIMIT_RTTIME, (resource.RLIM_INFINITY,) * 2)
+    _, hard = resource.getrlimit(resource.RLIMIT_RTTIME)
+    for limit in (resource.RLIM_INFINITY, hard):
+        with contextlib.suppress(ValueError, OSError):  # not ours to raise: then as far as it goes
+            resource.setrlimit(resource.RLIMIT_RTTIME, (limit, limit))
+            return
 
 
 def _unit_runs(config: str) -> bool:

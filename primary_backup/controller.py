@@ -21,7 +21,6 @@ TRANSITION_SECONDS = 45.0
 """When a transition gives up; the time in which a commit makes entries does not count."""
 PURGE_MARGIN_SECONDS = 5.0
 """A purge that is late is still pending."""
-_CANCELS_PURGE = {("-c",), ("-f",), ("-f", "internal")}
 _TOLD = frozenset({"commit", "drop-kept", "request-resync", "purge", "disarm"})
 """The steps whose reasons make up the reason of a transition that ended ok."""
 
@@ -244,12 +243,16 @@ class _Invocation:
             if self._memory.purge_due < now:  # a second -t does not put a pending one off
                 due = now + self._conf.purge_timeout + PURGE_MARGIN_SECONDS
                 self._memory = self._memory._replace(purge_due=due)
+        if step.name == "commit":
+            self._memory = self._memory._replace(kept=True)  # until it is proven
         self._memorise()
 
     def _learn(self, result: StepResult, *, kept: bool) -> None:
         """Write down what a step has changed, for the next transition."""
         asked = result.attempts > 0 and result.outcome is not Outcome.FAILED
-        if asked and result.name in ("commit", "flush", "flush-internal", "disarm"):
+        taken_back = result.name == "purge" and result.outcome is Outcome.SUPERSEDED
+        cancels = result.name in ("commit", "flush", "flush-internal", "disarm") or taken_back
+        if asked and cancels:
             self._memory = self._memory._replace(purge_due=0.0)
         if asked and result.name == "commit":
             self._memory = self._memory._replace(committed=True)
@@ -258,8 +261,8 @@ class _Invocation:
             self._memorise()
 
     def _memorise(self) -> None:
-        if self._run_dir is None:
-            return
+        if self._run_dir is None or self._turn.younger() is not None:
+            return  # a younger one has the word, and its own to write down
         self._memory = self._memory._replace(daemon=self._daemon.identity())
         try:
             self._run_dir.memorise(self._memory)
@@ -305,7 +308,8 @@ class _Invocation:
             told += [
                 step.reason for step in self._steps if step.name == "purge" and not step.attempts
             ]
-            return Outcome.OK, "; ".join(told) or "nothing is asked in this mode", ""
+            asked = [step.reason for step in self._steps if step.attempts and step.reason]
+            return Outcome.OK, "; ".join(told or asked) or "nothing is asked in this mode", ""
         worst = by_outcome[outcome]
         reason = f"{worst.name}: {worst.reason}"
         advice = worst.advice

@@ -244,7 +244,7 @@ class Transition:
     def _take_back(self) -> Verdict:
         """A newer notification came while the purge was sent: it must not hit a new primary."""
         for step in self._plan:
-            if step.when is When.PURGE_PENDING:
+            if step.when in (When.PURGE_PENDING, When.PURGE_PENDING_EMPTY):
                 self._daemon.request(step.options)
                 self.purged = False
         return Verdict(Outcome.SUPERSEDED, "the purge was taken back: a newer notification came")

@@ -128,7 +128,7 @@ def test_nothing_flushes_the_kernel_table(
 
 @pytest.mark.parametrize(
     ("state", "replication"),
-    itertools.product(State, [FTFW_DIRECT, NOTRACK_DIRECT, NO_CACHE]),
+    list(itertools.product(State, [FTFW_DIRECT, NOTRACK_DIRECT, NO_CACHE])),
 )
 def test_a_replica_in_the_kernel_is_never_purged(state: State, replication: Replication) -> None:
     """Without an external cache the kernel table is the replica, and -t would wipe it."""

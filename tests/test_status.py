@@ -25,11 +25,11 @@ def captured(name: str) -> bytes:
     ("name", "status"),
     [
         ("ftfw", Status(20, 500, 500, 1744, 76, 42048)),
-        ("alarm", Status(20, 500, 532, 1764, 282, 43344)),
-        ("notrack", Status(20, 500, 500, 1704, 32, 42024)),
+        ("alarm", Status(20, 500, 516, 1764, 282, 43344)),
+        ("notrack", Status(20, 500, 500, 1704, 267, 42024)),
         ("notrack-no-internal", Status(None, 500, 500, 1704, 32, 42024)),
         ("ftfw-no-external", Status(20, None, 500, 1744, 228, 42048)),
-        ("notrack-no-caches", Status(None, None, 500, 1704, 100, 42024)),
+        ("notrack-no-caches", Status(None, None, 500, 1704, 32, 42024)),
     ],
 )
 def test_the_caches_and_the_traffic_are_read(name: str, status: Status) -> None:

@@ -17,6 +17,7 @@ HOOK = "/usr/bin/ftfw-transition"
 CONNTRACKD_CONF = "/etc/conntrackd/conntrackd.conf"
 KEEPALIVED_CONF = "/etc/keepalived/keepalived.conf"
 RULESET = "/etc/nftables.conf"
+SYSCTL = "/etc/sysctl.d/ftfw.conf"
 VIPS = ("10.10.0.1", "192.0.2.1")
 
 # Each firewall writes to its own /run, and to layers above the machine's other directories. Its
@@ -77,8 +78,7 @@ class Firewall(Node):
     def up(self) -> None:
         """Load the ruleset and make the node a router."""
         self.run("nft", "-f", RULESET)
-        # Without tcp_loose=0 a packet of an unknown connection is a new connection, not invalid.
-        self.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.netfilter.nf_conntrack_tcp_loose=0")
+        self.run("sysctl", "-qp", SYSCTL)
 
     # conntrackd
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
-from .firewall import CONNTRACKD_CONF, KEEPALIVED_CONF, RULESET, Firewall
+from .firewall import CONNTRACKD_CONF, KEEPALIVED_CONF, RULESET, SYSCTL, Firewall
 from .node import Node, until
 from .traffic import Traffic
 
@@ -93,7 +93,12 @@ class Pair:
             conntrackd = _edited(packaging / "conntrackd/conntrackd.conf", self._conntrackd)
         keepalived = _edited(packaging / "keepalived/keepalived.conf", self._keepalived)
         ruleset = _edited(packaging / "nftables/ftfw.nft", self._nftables)
-        files = {CONNTRACKD_CONF: conntrackd, KEEPALIVED_CONF: keepalived, RULESET: ruleset}
+        files = {
+            CONNTRACKD_CONF: conntrackd,
+            KEEPALIVED_CONF: keepalived,
+            RULESET: ruleset,
+            SYSCTL: (PACKAGING / "sysctl.d/ftfw.conf").read_text(),
+        }
         return Firewall(name, self.workdir, self.command, files)
 
     def _wire(self, outside: Node, inside: Node) -> None:

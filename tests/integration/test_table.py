@@ -1,0 +1,231 @@
+"""What each state asks of the real daemon in each replication mode, and that nothing is lost by it.
+
+fw-1 tracks 500 connections which it replicates to fw-2, and fw-2 some of its own. keepalived has
+no part in this: the hooks are called one after the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from tests.lab.firewall import CONNTRACKD_CONF, Firewall
+from tests.lab.node import stays
+from tests.lab.pair import Lab, Pair
+
+COUNT = 500
+OWN = 100
+"""Connections that only fw-2 has, before it is promoted."""
+PURGE_SECONDS = 3
+WITHIN = 20
+"""Seconds for what takes one on a machine with nothing else to do."""
+
+_SOON = {"PurgeTimeout 60": f"PurgeTimeout {PURGE_SECONDS}"}
+_NOTRACK = {
+    **_SOON,
+    "Mode FTFW {": "Mode NOTRACK {",
+    "ResendQueueSize 131072": "",
+    "ACKWindowSize 300": "",
+}
+_DIRECT = {"DisableExternalCache Off": "DisableExternalCache On"}
+_NO_INTERNAL = {"DisableExternalCache Off": "DisableInternalCache On"}
+_NEITHER = {"DisableExternalCache Off": "DisableExternalCache On DisableInternalCache On"}
+# Mode FTFW has no word for it, but the daemon takes it from any Mode block.
+_OR_ED = {"Sync {": "Sync {\n    Mode NOTRACK { DisableInternalCache On }\n"}
+
+MODES: Mapping[str, Mapping[str, str]] = MappingProxyType({
+    "FTFW": _SOON,
+    "NOTRACK": _NOTRACK,
+    "ALARM": {
+        **_SOON,
+        "Mode FTFW {": "Mode ALARM {",
+        # Every second: an idle peer is heard only when it refreshes.
+        "ResendQueueSize 131072": "RefreshTime 1",
+        "ACKWindowSize 300": "",
+        "DisableExternalCache Off": "",
+    },
+    "FTFW direct": {**_SOON, **_DIRECT},
+    "NOTRACK direct": {**_NOTRACK, **_DIRECT},
+    "NOTRACK no internal": {**_NOTRACK, **_NO_INTERNAL},
+    "NOTRACK neither": {**_NOTRACK, **_NEITHER},
+    "FTFW no internal": {**_SOON, **_OR_ED},
+    "FTFW neither": {**_SOON, **_DIRECT, **_OR_ED},
+})  # fmt: skip
+"""The modes by name, each as an edit of the shipped conntrackd.conf."""
+
+DIRECT = [mode for mode in MODES if "direct" in mode or "neither" in mode]
+"""The kernel's table is the replica: there is nothing to commit, and nothing may ever purge."""
+CACHED = [mode for mode in MODES if mode not in DIRECT]
+BULK = [mode for mode in MODES if mode != "ALARM" and not re.match("FTFW n", mode)]
+"""The modes in which a bulk can be sent. FTFW's sends the internal cache, and without one the
+daemon that is to send it crashes: our own at a `-B`, the peer's at a `-n`."""
+
+Modes = Callable[[str], Pair]
+
+
+@pytest.fixture
+def modes(lab: Lab) -> Modes:
+    """Builds a pair in a mode: fw-2 has a copy of fw-1's connections, and some of its own."""
+
+    def build(mode: str) -> Pair:
+        pair = lab(conntrackd=MODES[mode])
+        pair.fw1.start_conntrackd()
+        pair.fw2.start_conntrackd()
+        pair.fw1.load_entries(COUNT)
+        pair.fw2.load_entries(OWN, first=1000)
+        has = replica if mode in CACHED else Firewall.kernel_entries
+        expected = COUNT if mode in CACHED else COUNT + OWN
+        pair.fw2.until(lambda: has(pair.fw2) >= expected, WITHIN, "has the copies")
+        return pair
+
+    return build
+
+
+def replica(firewall: Firewall) -> int:
+    """How many entries the external cache holds."""
+    return firewall.external()
+
+
+def asked(event: Mapping[str, Any]) -> list[str]:
+    """The client options that a transition really asked for, from the record it leaves."""
+    _, *commands = "".join(
+        step["command"] + "\n" for step in event["steps"] if step["attempts"]
+    ).split(f"-C {CONNTRACKD_CONF} ")
+    return [command.partition("\n")[0] for command in commands]
+
+
+def scheduled(firewall: Firewall) -> bool:
+    """Say whether the daemon has ever been asked for a purge."""
+    return "flushing conntrack table in" in firewall.path("/var/log/conntrackd.log").read_text()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_promotion_loses_nothing(modes: Modes, mode: str) -> None:
+    """The peer's connections are in the table, and those that were there before still are."""
+    pair = modes(mode)
+    lowest = pair.fw2.kernel_entries()
+
+    event = pair.fw2.hook_json("primary")
+
+    assert event["outcome"] == "ok", event["reason"]
+    assert pair.fw2.kernel_entries() >= COUNT + OWN >= lowest
+    assert event["kernel_entries"] >= COUNT + OWN
+    assert event["recovered"] == (COUNT if mode in CACHED else 0)
+    assert event["expected"] == (COUNT if mode in CACHED else None)
+    assert pair.fw2.pids("conntrackd", "-d")
+    assert pair.fw1.pids("conntrackd", "-d")
+
+
+@pytest.mark.parametrize(
+    ("mode", "requests"),
+    [
+        ("FTFW", ["-c", "-f", "-R", "-B"]),
+        ("NOTRACK", ["-c", "-f", "-R", "-B"]),
+        ("ALARM", ["-c", "-f", "-R"]),
+        ("FTFW direct", ["-c", "-f", "-R", "-B"]),
+        ("NOTRACK direct", ["-c", "-f", "-R", "-B"]),
+        ("NOTRACK no internal", ["-c", "-f external", "-B"]),
+        ("NOTRACK neither", ["-c", "-B"]),
+        ("FTFW no internal", ["-c", "-f external"]),
+        ("FTFW neither", ["-c"]),
+    ],
+)
+def test_a_promotion_asks_what_the_mode_allows(
+    modes: Modes, mode: str, requests: list[str]
+) -> None:
+    """Without an internal cache a plain `-f` flushes the kernel's table."""
+    pair = modes(mode)
+
+    assert asked(pair.fw2.hook_json("primary")) == requests
+
+
+@pytest.mark.parametrize("mode", [mode for mode in CACHED if mode in BULK])
+def test_after_a_promotion_the_peer_has_a_copy_of_everything(modes: Modes, mode: str) -> None:
+    """The new primary's connections are safe before a second failure."""
+    pair = modes(mode)
+
+    pair.fw2.hook("primary", check=True)
+
+    pair.fw1.until(lambda: pair.fw1.external() >= COUNT + OWN, WITHIN, "has the copies")
+
+
+@pytest.mark.parametrize("mode", DIRECT)
+def test_in_direct_mode_no_state_ever_purges_the_replica(modes: Modes, mode: str) -> None:
+    """The kernel's table is all that a backup has: `-t` would empty it after PurgeTimeout."""
+    pair = modes(mode)
+
+    assert asked(pair.fw2.hook_json("backup")) == (["-n"] if mode in BULK else [])
+    assert asked(pair.fw2.hook_json("fault")) == []
+
+    assert not scheduled(pair.fw2)
+    stays(
+        lambda: pair.fw2.kernel_entries() >= COUNT + OWN,
+        seconds=PURGE_SECONDS + 1, what="every entry is in the table",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("state", ["backup", "fault"])
+@pytest.mark.parametrize("mode", CACHED)
+def test_a_node_whose_peer_has_it_all_asks_for_a_purge(
+    modes: Modes, mode: str, state: str
+) -> None:
+    """What it still tracks is old, and would be in the way of a failback."""
+    pair = modes(mode)
+
+    event = pair.fw2.hook_json(state)
+
+    asks_for_copies = ["-n"] if state == "backup" and mode in BULK else []
+    assert event["outcome"] == "ok", event["reason"]
+    assert asked(event) == [*asks_for_copies, "-t"]
+    assert scheduled(pair.fw2)
+
+
+@pytest.mark.parametrize("mode", CACHED)
+def test_a_primary_that_was_one_commits_nothing_over_live_entries(modes: Modes, mode: str) -> None:
+    """A stale copy of the peer's would put an old mark and an old state into a live entry."""
+    pair = modes(mode)
+    pair.fw2.hook("primary", check=True)
+    live = ("--orig-src", "10.20.0.1", "--orig-port-src", "40000")
+    pair.fw2.run("conntrack", "-U", "-p", "tcp", *live, "--mark", "7")
+    # Its old copies come in again, as after a split brain; in ALARM they always do.
+    pair.fw2.client("-f", "external")
+    pair.fw1.client("-B" if mode in BULK else "-R")
+
+    event = pair.fw2.hook_json("primary")
+
+    assert event["outcome"] == "ok", event["reason"]
+    assert not {"-c", "-f"} & set(asked(event))
+    listed = pair.fw2.run("conntrack", "-L", "-p", "tcp", *live).stdout
+    assert "mark=7" in listed
+    assert pair.fw2.kernel_entries() >= COUNT + OWN
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_second_primary_asks_only_for_a_fresh_copy_on_the_peer(modes: Modes, mode: str) -> None:
+    """Disarm, rebuild and send; without an internal cache there is nothing to rebuild."""
+    pair = modes(mode)
+    pair.fw2.hook("primary", check=True)
+
+    event = pair.fw2.hook_json("primary")
+
+    rebuild = ["-f internal", "-R"] if "no internal" not in mode and "neither" not in mode else []
+    send = ["-B"] if mode in BULK else []
+    assert asked(event) == rebuild + send
+    assert event["outcome"] == "ok", event["reason"]
+    assert pair.fw2.kernel_entries() >= COUNT + OWN
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_backup_leaves_both_daemons_alive(modes: Modes, mode: str) -> None:
+    """No request of ours may crash a daemon, least of all the primary's."""
+    pair = modes(mode)
+    pids = [pair.fw1.conntrackd_pid, pair.fw2.conntrackd_pid]
+
+    event = pair.fw2.hook_json("backup")
+
+    assert event["outcome"] == "ok", event["reason"]
+    assert [pair.fw1.conntrackd_pid, pair.fw2.conntrackd_pid] == pids
