@@ -261,8 +261,8 @@ class _Invocation:
             self._memorise()
 
     def _memorise(self) -> None:
-        if self._run_dir is None or self._turn.younger() is not None:
-            return  # a younger one has the word, and its own to write down
+        if self._run_dir is None or self._run_dir.recall().birth > self._ticket.birth:
+            return  # a younger one has acted, and written down its own
         self._memory = self._memory._replace(daemon=self._daemon.identity())
         try:
             self._run_dir.memorise(self._memory)

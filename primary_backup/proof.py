@@ -132,7 +132,7 @@ def uncovered(status: Status, ours: int, *, heard: bool, kept: bool) -> str | No
     if not heard:
         return "no peer is heard on the dedicated link"
     if kept:
-        return "the last promotion here was not proven and kept its cache"
+        return "the last promotion here did not flush its external cache"
     if status.external is None:
         return "without an external cache the kernel table is the replica"
     if status.external < 0.9 * ours:

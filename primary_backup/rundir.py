@@ -62,7 +62,7 @@ class Memory(NamedTuple):
     committed: bool = False
     """Whether that was a primary whose commit was attempted to the end."""
     kept: bool = False
-    """The external cache holds copies of a commit that was not proven."""
+    """The external cache still holds what a promotion committed, or could not prove to have."""
     purge_due: float = 0.0
     """When a purge of ours fires (seconds, CLOCK_BOOTTIME); 0 where none is pending."""
     done: float = 0.0

@@ -30,7 +30,7 @@ class Past(NamedTuple):
     """What earlier transitions left in this same daemon."""
 
     kept: bool = False
-    """The external cache holds copies that a promotion could not prove to have committed."""
+    """The external cache still holds what a promotion committed, or could not prove to have."""
     purge_pending: bool = False
     """A purge that this tool asked for has not fired yet."""
 
@@ -68,7 +68,7 @@ class Transition:
         self._peer = Peer(requests)
         self.commit: Commit | None = None
         self.kept = past.kept
-        """Whether the external cache now holds copies of an unproven commit."""
+        """Whether the external cache still holds what a promotion did not flush."""
         self.purged = False
         """Whether a purge was asked for, and not taken back."""
 
@@ -160,13 +160,13 @@ class Transition:
     def _commit(self, step: Step) -> Verdict:
         self._about_to(step)
         committing = Committing(self._requests, step.options)
-        self.kept = True  # until proven otherwise: also where an error ends it
+        self.kept = True  # until it is flushed: also where an error ends this
         try:
             verdict = committing.carry_out()
         finally:
             self.commit = committing.seen
         self.proven = committing.proven
-        self.kept = not committing.proven and bool(self.commit.expected)
+        self.kept = bool(self.commit.expected)
         return verdict
 
     def _flush(self, step: Step) -> Verdict:
