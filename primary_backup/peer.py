@@ -12,7 +12,12 @@ SILENCE_SECONDS = 2.0
 ABSENT_SECONDS = 5.0
 """How long a backup waits to hear any peer at all."""
 SETTLED_SECONDS = 0.5
+"""A bulk that is arriving makes no pause as long as this."""
+EMPTY_SECONDS = 1.5
+"""A peer that is heard and has anything to send has begun to by now."""
 ARRIVING_SECONDS = 30.0
+ENDLESS_MESSAGES = 2
+"""A resend queue may keep the last acknowledgement for ever: no connection is in it."""
 LOOK_SECONDS = 0.1
 
 
@@ -39,14 +44,14 @@ class Peer:
         while True:
             last, status = status, self._requests.status()
             now = time.monotonic()
-            if self._hear(before, status) and now - asked > SILENCE_SECONDS:
-                # It has only just come up, and what was asked before that is lost.
+            arrived = status.replicated != before.replicated
+            if self._hear(before, status) and not arrived:
+                # It may have come up only now: what was asked before that is lost.
                 self._requests.ask(("-n",))
                 asked = moved = now
             if status.replicated != last.replicated:
                 moved = now
-            arrived = status.replicated != before.replicated
-            if self.heard and now - moved > (SETTLED_SECONDS if arrived else SILENCE_SECONDS):
+            if self.heard and now - moved > (SETTLED_SECONDS if arrived else EMPTY_SECONDS):
                 return status
             if now - asked > (ARRIVING_SECONDS if arrived else ABSENT_SECONDS):
                 return status
@@ -62,7 +67,7 @@ class Peer:
             now = time.monotonic()
             since, first = self._requests.first or (now, before)
             self._hear(first, status)
-            if left == 0:
+            if left is not None and left <= ENDLESS_MESSAGES:
                 return "the peer acknowledged everything"
             if left is None and self.heard and status.bytes_sent > before.bytes_sent:
                 return f"{status.bytes_sent - before.bytes_sent} bytes sent, a peer is heard"

@@ -38,6 +38,17 @@ class Replication(NamedTuple):
     external_cache: bool = True
     """False with ``DisableExternalCache On``: the kernel table is the replica, ``-t`` wipes it."""
 
+    @property
+    def sends_bulks(self) -> bool:
+        """Whether ``-B`` and ``-n`` do anything but harm.
+
+        ALARM ignores both. FTFW without an internal cache (which a second Mode block can bring
+        about) dies of them, SIGSEGV: of ``-B`` this daemon, of ``-n`` the peer's (seen, 1.4.7).
+        """
+        if self.mode is Mode.FTFW:
+            return self.internal_cache
+        return self.mode is Mode.NOTRACK
+
 
 class When(Enum):
     """When a step is asked; the text is what ``--dry-run`` prints."""
@@ -154,8 +165,9 @@ def plan(state: State, replication: Replication | None, *, again: bool = False) 
     if state is State.PRIMARY:
         return _reassert(replication) if again else _promote(replication)
     if state is State.BACKUP:
-        ask = () if replication.mode is Mode.ALARM else (DROP_KEPT, REQUEST_RESYNC)
-        return (*ask, *_purge(replication)) if replication.external_cache else (REQUEST_RESYNC,)
+        drop = (DROP_KEPT,) if replication.external_cache else ()
+        ask = (*drop, REQUEST_RESYNC) if replication.sends_bulks else ()
+        return (*ask, *_purge(replication))
     if state is State.FAULT:
         return _purge(replication)
     return ()
@@ -165,19 +177,19 @@ def _promote(replication: Replication) -> tuple[Step, ...]:
     commit = COMMIT if replication.external_cache else COMMIT_NOTHING
     if not replication.internal_cache:
         flush = (FLUSH_EXTERNAL,) if replication.external_cache else ()
-        return (commit, *flush, BULK_SEND)
+        return (commit, *flush, *_bulk_send(replication))
     return (commit, FLUSH, REBUILD, RESYNC, *_bulk_send(replication))
 
 
 def _reassert(replication: Replication) -> tuple[Step, ...]:
     if not replication.internal_cache:
-        return (BULK_SEND,)
+        return _bulk_send(replication)
     rebuild = Step(REBUILD.name, REBUILD.options, why=REBUILD.why, proof=REBUILD.proof)
     return (rebuild, RESYNC, *_bulk_send(replication))
 
 
 def _bulk_send(replication: Replication) -> tuple[Step, ...]:
-    return () if replication.mode is Mode.ALARM else (BULK_SEND,)
+    return (BULK_SEND,) if replication.sends_bulks else ()
 
 
 def _purge(replication: Replication) -> tuple[Step, ...]:
