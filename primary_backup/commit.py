@@ -8,6 +8,7 @@ from primary_backup.request import Refused, Requests, Unanswered, Unreached
 LOOK_SECONDS = 0.1
 STILL_SECONDS = 0.5
 """A running commit makes entries without a pause longer than this."""
+_WHY_DEAD = "find out why it died: its log, `journalctl -u conntrackd`, `dmesg`"
 OVER_SECONDS = 10.0
 """How long a purge or a bulk may go on before the commit is repeated all the same."""
 
@@ -61,6 +62,7 @@ class Committing:
                 Outcome.DEGRADED,
                 f"conntrackd died while committing: {self.seen.recovered} connections recovered, "
                 "the rest was lost with its external cache",
+                _WHY_DEAD,
             )
         self._look(status.external)
         if not answered or not self.seen.complete:
@@ -84,10 +86,12 @@ class Committing:
                 Outcome.DEGRADED,
                 "conntrackd was not running; nothing was lost, but the kernel table misses what "
                 "the peer opened since it died",
+                _WHY_DEAD,
             )
         return Verdict(
             Outcome.DEGRADED,
             "conntrackd was not running: its external cache was lost, nothing could be recovered",
+            _WHY_DEAD,
         )
 
     def _look(self, expected: int | None) -> None:

@@ -1,5 +1,6 @@
 """Hold the lock, carry out the plan, log each step, remember the result."""
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -8,7 +9,8 @@ from typing import Any, NamedTuple
 from primary_backup.conf import ConfError, Conntrackd, read_conntrackd
 from primary_backup.conntrackd import Daemon
 from primary_backup.plan import STARTS_DAEMON, Replication, State, Step, When, plan
-from primary_backup.proof import Outcome
+from primary_backup.proof import Commit, Outcome, Verdict
+from primary_backup.record import advice, conclude, step_fields
 from primary_backup.request import Halted, Refused, Requests, Unanswered, Unreached
 from primary_backup.rundir import Memory, RunDir, Ticket, Unusable, boot_id, born
 from primary_backup.transition import Past, StepResult, Transition
@@ -21,8 +23,6 @@ TRANSITION_SECONDS = 45.0
 """When a transition gives up; the time in which a commit makes entries does not count."""
 PURGE_MARGIN_SECONDS = 5.0
 """A purge that is late is still pending."""
-_TOLD = frozenset({"commit", "drop-kept", "request-resync", "purge", "disarm"})
-"""The steps whose reasons make up the reason of a transition that ended ok."""
 
 
 class Settings(NamedTuple):
@@ -63,9 +63,9 @@ def enter(state: State, settings: Settings, emit: Emit, *, reassert: bool = Fals
     invocation = _Invocation(state, settings, emit)
     try:
         invocation.carry_out(reassert=reassert)
+        return invocation.ending()
     finally:
         invocation.leave()
-    return invocation.ending()
 
 
 def _boot_seconds() -> float:
@@ -89,10 +89,11 @@ class _Invocation:
         self._turned = _boot_seconds()
         self._signals: list[str] = []
         self._trouble: list[str] = []
+        self._unread = ""
         self._notes: list[str] = []
         self._steps: list[StepResult] = []
-        self._verdict: tuple[Outcome, str, str] | None = None
-        self._transition: Transition | None = None
+        self._early: Verdict | None = None
+        self._commit: Commit | None = None
         self._conf: Conntrackd | None = None
         self._memory = Memory()
         self._run_dir = self._open()
@@ -114,7 +115,7 @@ class _Invocation:
             signal.signal(number, lambda n, _: self._signals.append(signal.Signals(n).name))
         if self._state is State.STOP:
             reason = "nothing is asked of conntrackd: no peer can have proven itself by now"
-            self._verdict = Outcome.OK, reason, ""
+            self._early = Verdict(Outcome.OK, reason)
             return
         try:
             self._read_input()
@@ -125,11 +126,9 @@ class _Invocation:
             again = self._state is State.PRIMARY and (reassert or self._is_second())
             self._run(plan(self._state, replication(self._conf), again=again))
         except _Refusal as refusal:
-            self._verdict = Outcome.FAILED, *refusal.args
+            self._early = Verdict(Outcome.FAILED, *refusal.args)
         except Halted as why:
-            superseded = self._turn.younger() is not None
-            outcome = Outcome.SUPERSEDED if superseded else Outcome.FAILED
-            self._verdict = outcome, str(why), ""
+            self._early = Verdict(Outcome.SUPERSEDED, str(why))
 
     def leave(self) -> None:
         """Let the next one go on, whatever came of this one."""
@@ -141,7 +140,7 @@ class _Invocation:
         try:
             self._conf = read_conf(self._settings.config)
         except ConfError as error:
-            self._trouble.append(str(error))
+            self._unread = str(error)
             self._notes.append(f"only what is safe in every mode was asked: {error}")
         self._daemon = self._daemon._replace(conf=self._conf)
         idle = self._conf is not None and self._conf.mode is None
@@ -152,11 +151,9 @@ class _Invocation:
         except (Unreached, Unanswered):
             pass  # it was read and accepted, that is all that counts here
         except Refused as error:
-            self._trouble = [str(error)]
             raise _Refusal(str(error), "mend what the client names") from error
         if idle:
             reason = f"{self._settings.config} has no Sync section: there is nothing to fail over"
-            self._trouble.append(reason)
             raise _Refusal(
                 reason,
                 "add `Sync { Mode FTFW { … } UDP { … } }`, or name the right file with --config",
@@ -192,7 +189,7 @@ class _Invocation:
         memory = self._memory
         if memory.state != self._state.value or memory.done <= self._ticket.birth.seconds:
             return False
-        self._verdict = Outcome.OK, f"already done by transition {memory.transition}", ""
+        self._early = Verdict(Outcome.OK, f"already done by transition {memory.transition}")
         return True
 
     def _is_second(self) -> bool:
@@ -230,8 +227,8 @@ class _Invocation:
         )
         past = Past(previous.kept, purge_pending=_boot_seconds() < previous.purge_due)
         transition = Transition(steps, requests, past, self._about_to)
-        self._transition = transition
         for result in transition.results():
+            self._commit = transition.commit
             self._steps.append(result)
             self._learn(result, kept=transition.kept)
             self._emit("step.finished", self._step_event(result))
@@ -276,81 +273,47 @@ class _Invocation:
 
     def ending(self) -> Ending:
         """Log and remember the final event."""
-        outcome, reason, advice = self._verdict or self._judge()
-        if self._notes and outcome is Outcome.OK:
-            outcome = Outcome.DEGRADED
-        commit = self._transition.commit if self._transition else None
+        verdict = self._early or conclude(self._state, self._steps, self._signals)
+        if verdict.outcome is Outcome.SUPERSEDED and self._turn.younger() is None:
+            verdict = verdict._replace(outcome=Outcome.FAILED)  # by a signal, by nobody newer
+        if self._notes and verdict.outcome is Outcome.OK:
+            verdict = verdict._replace(outcome=Outcome.DEGRADED)
+        if verdict.outcome is Outcome.FAILED:
+            self._trouble.append(verdict.reason)
+        elif self._unread:
+            self._trouble.append(self._unread)
         event: dict[str, Any] = {
             "transition": self._id,
             "state": self._state.value,
-            "outcome": outcome.value,
-            "reason": "; ".join(filter(None, (reason, *self._notes))),
-            "advice": advice,
+            "outcome": verdict.outcome.value,
+            "reason": "; ".join((verdict.reason, *self._notes)),
+            "advice": advice(self._state, verdict),
             "seconds": round(_boot_seconds() - self._turned, 3),
-            "expected": commit.expected if commit else None,
-            "recovered": commit.recovered if commit else 0,
+            "expected": self._commit.expected if self._commit else None,
+            "recovered": self._commit.recovered if self._commit else 0,
             "kernel_entries": self._daemon.kernel().entries,
             "waited_seconds": round(self._turned - self._ticket.birth.seconds, 3),
-            "steps": [_step_fields(result) for result in self._steps],
+            "steps": [step_fields(result) for result in self._steps],
         }
         line = self._emit("transition.finished", event)
-        self._remember(line, outcome)
-        return Ending(outcome, event, line, tuple(self._trouble))
-
-    def _judge(self) -> tuple[Outcome, str, str]:
-        """How the transition ended, by its worst step, and what to do about it."""
-        by_outcome = {result.outcome: result for result in reversed(self._steps)}
-        for outcome in (Outcome.SUPERSEDED, Outcome.FAILED, Outcome.DEGRADED):
-            if outcome in by_outcome:
-                break
-        else:
-            told = [step.reason for step in self._steps if step.name in _TOLD and step.attempts]
-            told += [
-                step.reason for step in self._steps if step.name == "purge" and not step.attempts
-            ]
-            asked = [step.reason for step in self._steps if step.attempts and step.reason]
-            return Outcome.OK, "; ".join(told or asked) or "nothing is asked in this mode", ""
-        worst = by_outcome[outcome]
-        reason = f"{worst.name}: {worst.reason}"
-        advice = worst.advice
-        if outcome is Outcome.SUPERSEDED and self._turn.younger() is None:
-            outcome = Outcome.FAILED
-        if outcome is Outcome.FAILED and self._state is State.PRIMARY:
-            if self._transition is not None and self._transition.proven:
-                outcome = Outcome.DEGRADED
-            advice = advice or "mend the cause, then run `ftfw-transition primary` again"
-        return outcome, reason, advice
+        self._remember(line, verdict.outcome)
+        return Ending(verdict.outcome, event, line, tuple(self._trouble))
 
     def _step_event(self, result: StepResult) -> dict[str, Any]:
-        fields = _step_fields(result)
-        commit = self._transition.commit if self._transition else None
-        if result.name == "commit" and commit is not None:
-            fields |= {
-                "expected": commit.expected,
-                "recovered": commit.recovered,
-                "kernel_entries": commit.entries,
-            }
+        fields = step_fields(result)
         step = fields.pop("name")  # a name that logging keeps for itself
-        return {"transition": self._id, "state": self._state.value, "step": step, **fields}
+        fields = {"transition": self._id, "state": self._state.value, "step": step, **fields}
+        if result.name == "commit" and self._commit is not None:
+            fields["expected"] = self._commit.expected
+            fields["recovered"] = self._commit.recovered
+            fields["kernel_entries"] = self._commit.entries
+        return fields
 
     def _remember(self, line: str, outcome: Outcome) -> None:
         if self._run_dir is None:
             return
-        try:
+        if outcome is Outcome.OK and self._steps:
+            self._memory = self._memory._replace(done=_boot_seconds())
+            self._memorise()
+        with contextlib.suppress(OSError):  # the event itself stands in the log
             self._run_dir.remember(line)
-            if outcome is Outcome.OK and self._steps:
-                done = self._memory._replace(done=_boot_seconds())
-                self._run_dir.memorise(done)
-        except OSError:
-            pass  # said already, or the event itself stands in the log
-
-
-def _step_fields(result: StepResult) -> dict[str, Any]:
-    return {
-        "name": result.name,
-        "command": result.command,
-        "outcome": result.outcome.value,
-        "reason": result.reason,
-        "attempts": result.attempts,
-        "seconds": result.seconds,
-    }
