@@ -83,6 +83,11 @@ def become(firewall: Firewall, *words: str) -> dict[str, Any]:
     return {**json.loads(hook.stdout), "exit": hook.returncode}
 
 
+def told(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
+    """The final event that a started hook has printed; what is wrong may stand before it."""
+    return dict(json.loads(firewall.output(hook).splitlines()[-1]))
+
+
 def step(event: dict[str, Any], name: str) -> dict[str, Any]:
     """One of the steps of an event."""
     (found,) = (each for each in event["steps"] if each["name"] == name)
@@ -107,7 +112,7 @@ def test_a_daemon_killed_in_mid_commit_is_started_again_and_what_the_kernel_got_
     os.kill(victim, signal.SIGKILL)
     hook.wait(timeout=60)
 
-    event = json.loads(pair.fw2.output(hook))
+    event = told(pair.fw2, hook)
     assert (hook.returncode, event["outcome"], event["expected"]) == (3, "degraded", None)
     assert event["recovered"] == inserted(pair.fw2) - before
     assert 0 < event["recovered"] < 50_000, "it was not killed in mid-commit"
@@ -329,7 +334,7 @@ def test_what_is_no_living_daemon_of_this_node_does_not_stop_a_start(
 
 # -- how it is started ------------------------------------------------------------------------
 
-# What systemctl(1) says of a unit, and a start that is real. `start` and `reset-failed` say nothing.
+# What systemctl(1) says of a unit, and a start that is real.
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >>/run/systemctl-calls
 case $1 in

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ def become(firewall: Firewall, *words: str) -> dict[str, Any]:
     """One transition, and its final event with the hook's exit status in it."""
     hook = firewall.hook(*words, "--json")
     return {**json.loads(hook.stdout), "exit": hook.returncode}
+
+
+def told(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
+    """The final event that a started hook has printed; what is wrong may stand before it."""
+    return dict(json.loads(firewall.output(hook).splitlines()[-1]))
 
 
 def step(event: dict[str, Any], name: str) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def test_a_commit_that_answers_late_is_not_asked_for_again(lab: Lab) -> None:
     with ask(path, DUMP_EXTERNAL):
         hook.wait(timeout=60)
 
-    event = json.loads(pair.fw2.output(hook))
+    event = told(pair.fw2, hook)
     assert step(event, "commit")["seconds"] > 4, "the client was not kept waiting"
     assert step(event, "commit")["attempts"] == 1
     assert inserted(pair.fw2) - before == 50_000
@@ -183,7 +189,7 @@ def test_a_commit_that_somebody_else_asked_for_is_watched_to_its_end(lab: Lab) -
         os.kill(daemon, signal.SIGCONT)
         hook.wait(timeout=60)
 
-    event = json.loads(pair.fw2.output(hook))
+    event = told(pair.fw2, hook)
     assert done < 45_000, "the first commit was over"
     assert step(event, "commit")["attempts"] == 1
     assert inserted(pair.fw2) - before == 50_000
@@ -207,9 +213,7 @@ def test_a_refused_flush_is_told_with_its_cause(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("state", ["backup", "fault"])
-def test_stale_copies_that_a_refused_flush_left_let_nothing_be_purged(
-    lab: Lab, state: str
-) -> None:
+def test_stale_copies_that_a_refused_flush_left_let_nothing_be_purged(lab: Lab, state: str) -> None:
     """They look like a peer that holds everything: a purge would believe them."""
     pair = replicated(lab, 1000, conntrackd=SMALL_HASH)
     become(pair.fw2, "primary")
@@ -296,6 +300,6 @@ def test_a_peer_that_comes_up_after_the_request_is_asked_again(lab: Lab, seconds
     pair.fw1.start_conntrackd()
     hook.wait(timeout=60)
 
-    event = json.loads(pair.fw2.output(hook))
+    event = told(pair.fw2, hook)
     assert event["outcome"] == "ok", event["reason"]
     assert pair.fw2.external() == 1000

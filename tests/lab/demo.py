@@ -43,8 +43,10 @@ def main() -> int:
     print(f"  longest silence     {summary['longest_gap']:.2f} s")
     print(f"  recovered/expected  {event['recovered']}/{event['expected']}")
     print(f"  outcome             {event['outcome']}: {event['reason']}\n")
-    print("The record, as `journalctl -t ftfw-transition -o cat` shows it on fw-2:")
-    print(json.dumps(event, indent=2, ensure_ascii=False))
+    for step in event["steps"]:
+        print("  {name:<15} {outcome:<8} {seconds:>6.3f} s  {reason}".format_map(step))
+    print("\nThe record, as `journalctl -t ftfw-transition -o cat` would show it on fw-2:\n")
+    print("\n".join(lines))
     return 0 if summary["alive"] == summary["opened"] and event["outcome"] == "ok" else 1
 
 
