@@ -35,9 +35,10 @@ def main() -> int:
         pair.fw2.until(pair.fw2.is_master, within=10, what="fw-2 takes over")
         pair.fw2.until(lambda: pair.fw2.was_told("primary"), within=30, what="its hook has ended")
         summary = traffic.finish()
-        (event,) = (
-            event for event in pair.fw2.events("transition.finished") if event["state"] == "primary"
-        )
+        lines = [
+            line.message for line in pair.fw2.journal() if '"state": "primary"' in line.message
+        ]
+        event = json.loads(lines[-1])
     print("fw-2 has taken over both virtual addresses.\n")
     print(f"  connections alive   {summary['alive']} of {summary['opened']}")
     print(f"  longest silence     {summary['longest_gap']:.2f} s")
