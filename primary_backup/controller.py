@@ -230,7 +230,7 @@ class _Invocation:
         for result in transition.results():
             self._commit = transition.commit
             self._steps.append(result)
-            self._learn(result, kept=transition.kept)
+            self._learn(result, transition)
             self._emit("step.finished", self._step_event(result))
 
     def _about_to(self, step: Step) -> None:
@@ -244,16 +244,16 @@ class _Invocation:
             self._memory = self._memory._replace(kept=True)  # until it is proven
         self._memorise()
 
-    def _learn(self, result: StepResult, *, kept: bool) -> None:
+    def _learn(self, result: StepResult, transition: Transition) -> None:
         """Write down what a step has changed, for the next transition."""
         asked = result.attempts > 0 and result.outcome is not Outcome.FAILED
-        taken_back = result.name == "purge" and result.outcome is Outcome.SUPERSEDED
-        cancels = result.name in ("commit", "flush", "flush-internal", "disarm") or taken_back
-        if asked and cancels:
+        taken_back = result.name == "purge" and not transition.purged
+        cancels = result.name in ("commit", "flush", "flush-internal", "disarm")
+        if asked and (cancels or taken_back):
             self._memory = self._memory._replace(purge_due=0.0)
         if asked and result.name == "commit":
             self._memory = self._memory._replace(committed=True)
-        self._memory = self._memory._replace(kept=kept)
+        self._memory = self._memory._replace(kept=transition.kept)
         if result.attempts:
             self._memorise()
 
