@@ -22,7 +22,11 @@ USAGE = 2
 
 def _absolute(_: click.Context, parameter: click.Parameter, value: str) -> str:
     if not value.startswith("/"):
-        raise click.BadParameter(f"{value!r} is not an absolute path", param=parameter)
+        raise click.BadParameter(f"{value!a} is not an absolute path", param=parameter)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter(f"{value!a} is not UTF-8", param=parameter) from error
     return value
 
 
@@ -157,7 +161,7 @@ def _print_plan(state: State, settings: Settings, *, reassert: bool) -> None:
     try:
         conf = read_conf(settings.config)
     except ConfError as error:
-        click.echo(f"ftfw-transition: {settings.config}: {error}", err=True)
+        click.echo(f"ftfw-transition: {error}", err=True)
         sys.exit(EXIT_STATUS[Outcome.FAILED])
     replicated = replication(conf)
     if replicated is None:

@@ -106,8 +106,7 @@ class Committing:
                 self._early = self._requests.glance().external
             except (Unreached, Unanswered, Refused):
                 self._early = None  # the commit's own answer will tell
-        last, self._last = self._last, self._daemon.kernel()
-        return last != self._last
+        return self._moved()
 
     def _wait_until_still(self) -> None:
         """A commit that somebody else asked for, or that outlived its client, may still run."""
@@ -115,9 +114,15 @@ class Committing:
         while time.monotonic() - still_since < STILL_SECONDS:
             self._requests.check()
             self._requests.pause(LOOK_SECONDS)
-            last, self._last = self._last, self._daemon.kernel()
-            if last.inserted != self._last.inserted:
+            if self._moved():
                 still_since = time.monotonic()
+
+    def _moved(self) -> bool:
+        """Whether entries were made since the last look; packets make and end entries too."""
+        last, self._last = self._last, self._daemon.kernel()
+        if self._last.inserted is None:
+            return last.entries != self._last.entries
+        return last.inserted != self._last.inserted
 
     def _disturbed(self) -> bool:
         """Whether a purge ate the commit, or the external cache grew under it."""

@@ -43,12 +43,14 @@ class Ending(NamedTuple):
 
 
 def read_conf(path: str) -> Conntrackd:
-    """Read conntrackd.conf; raises ConfError, also where the file cannot be read."""
+    """Read conntrackd.conf; raises ConfError naming it, also where the file cannot be read."""
     try:
         with open(path, "rb") as file:
             return read_conntrackd(file.read())
     except OSError as error:
         raise ConfError(f"{path}: {error.strerror}") from error
+    except ConfError as error:
+        raise ConfError(f"{path}: {error}") from error
 
 
 def replication(conf: Conntrackd | None) -> Replication | None:
@@ -114,6 +116,7 @@ class _Invocation:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda n, _: self._signals.append(signal.Signals(n).name))
         if self._state is State.STOP:
+            self._leave_word()
             reason = "nothing is asked of conntrackd: no peer can have proven itself by now"
             self._early = Verdict(Outcome.OK, reason)
             return
@@ -128,6 +131,7 @@ class _Invocation:
         except _Refusal as refusal:
             self._early = Verdict(Outcome.FAILED, *refusal.args)
         except Halted as why:
+            self._leave_word()
             self._early = Verdict(Outcome.SUPERSEDED, str(why))
 
     def leave(self) -> None:
@@ -192,8 +196,16 @@ class _Invocation:
         self._early = Verdict(Outcome.OK, f"already done by transition {memory.transition}")
         return True
 
+    def _leave_word(self) -> None:
+        if self._run_dir is not None and self._state is not State.PRIMARY:
+            self._run_dir.leave_word()
+
     def _is_second(self) -> bool:
         """Whether this daemon's last request was a primary's, which committed to the end."""
+        if self._run_dir is None or self._run_dir.take_word():
+            return False
+        if any(ticket.state is not State.PRIMARY for ticket in self._run_dir.tickets()):
+            return False
         if self._memory.state != State.PRIMARY.value or not self._memory.committed:
             return False
         try:
@@ -205,8 +217,6 @@ class _Invocation:
     # -- the plan ---------------------------------------------------------------------------
 
     def _run(self, steps: tuple[Step, ...]) -> None:
-        if self._run_dir is None:
-            steps = tuple(step for step in steps if step.when is not When.PEER_COVERS)
         first = self._state is State.PRIMARY and any(step.name == "commit" for step in steps)
         previous = self._memory
         self._memory = previous._replace(
@@ -218,6 +228,8 @@ class _Invocation:
             committed=previous.committed and previous.state == self._state.value and not first,
             done=0.0,
         )
+        if not self._memorise():
+            steps = tuple(step for step in steps if step.when is not When.PEER_COVERS)
         requests = Requests(
             self._daemon,
             may_start=self._state in STARTS_DAEMON,
@@ -257,9 +269,12 @@ class _Invocation:
         if result.attempts:
             self._memorise()
 
-    def _memorise(self) -> None:
-        if self._run_dir is None or self._run_dir.recall().birth > self._ticket.birth:
-            return  # a younger one has acted, and written down its own
+    def _memorise(self) -> bool:
+        """Write the memory down; False where the next transition will not know of this one."""
+        if self._run_dir is None:
+            return False
+        if self._run_dir.recall().birth > self._ticket.birth:
+            return True  # a younger one has acted, and written down its own
         self._memory = self._memory._replace(daemon=self._daemon.identity())
         try:
             self._run_dir.memorise(self._memory)
@@ -268,6 +283,8 @@ class _Invocation:
             if trouble not in self._trouble:
                 self._trouble.append(trouble)
                 self._notes.append(f"without record: {error.strerror}")
+            return False
+        return True
 
     # -- the record -------------------------------------------------------------------------
 

@@ -59,10 +59,12 @@ class Table(logging.Handler):
         event = record.__dict__
         if record.msg == "step.finished":
             text = "  {step:<15} {outcome:<10} {seconds:>7.2f} s  {reason}".format_map(event)
-        else:
+        elif record.msg == "transition.finished":
             text = "{state}: {outcome} – {reason}".format_map(event)
             if event["advice"]:
                 text += f"\n  next: {event['advice']}"
+        else:
+            return  # a wrong usage is told by the command itself
         print(text.rstrip(), file=sys.stderr)
 
 

@@ -161,7 +161,7 @@ def plan(state: State, replication: Replication | None, *, again: bool = False) 
     was one already: its live entries are newer than any copy, so that nothing is committed.
     """
     if replication is None:
-        return UNREAD[state]
+        return tuple(step for step in UNREAD[state] if not (again and step is COMMIT))
     if state is State.PRIMARY:
         return _reassert(replication) if again else _promote(replication)
     if state is State.BACKUP:

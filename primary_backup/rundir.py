@@ -142,22 +142,42 @@ class RunDir:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
             self._held = False
 
-    def youngest(self) -> Ticket | None:
-        """The youngest invocation that is shown and lives; those that died are cleared away."""
+    def tickets(self) -> list[Ticket]:
+        """All invocations that are shown and live; those that died are cleared away."""
         tickets = []
         for name in os.listdir(self._fd):
             kind, _, rest = name.partition(".")
             if kind != "ticket":
                 continue
-            ticks, pid, state = rest.split(".")
-            ticket = Ticket(Birth(int(ticks), int(pid)), State(state))
+            try:
+                ticks, pid, state = rest.split(".")
+                ticket = Ticket(Birth(int(ticks), int(pid)), State(state))
+            except ValueError:
+                continue  # not one of ours
             process = _process(ticket.birth.pid)
             if process is not None and process[0] == ticket.birth:
                 tickets.append(ticket)
             else:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=self._fd)
-        return max(tickets, key=lambda ticket: ticket.birth, default=None)
+        return tickets
+
+    def youngest(self) -> Ticket | None:
+        """The youngest invocation that is shown and lives."""
+        return max(self.tickets(), default=None)
+
+    def leave_word(self) -> None:
+        """Note that a backup, fault or stop came and asked nothing: a primary is a first one."""
+        with contextlib.suppress(OSError):  # a full disk: keepalived's next word comes anyway
+            os.close(self._open("unheeded", os.O_WRONLY | os.O_CREAT))
+
+    def take_word(self) -> bool:
+        """Whether such a word was left, and clear it."""
+        try:
+            os.unlink("unheeded", dir_fd=self._fd)
+        except OSError:
+            return False
+        return True
 
     def try_lock(self, ticket: Ticket) -> bool:
         """Take the lock if it is free; the kernel frees it when this process dies."""

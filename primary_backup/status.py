@@ -7,11 +7,12 @@ internal_bypass.c, udp.c); a line that is not there is None, never 0.
 import re
 from typing import NamedTuple
 
-_ACTIVE = rb"current active connections:\s+(\d+)"
-_SENT = rb"connections (?:created|updated):\s+(\d+)"
-_BYTES = rb"(\d+) Bytes sent\s+(\d+) Bytes recv"
-_PACKETS = rb"(\d+) Pckts sent\s+(\d+) Pckts recv"
-_QUEUED = rb"queue (txqueue|rsqueue):\s+current elements:\s+(\d+)"
+# A number has at most 20 digits: 64 bits.
+_ACTIVE = rb"current active connections:\s+(\d{1,20})"
+_SENT = rb"connections (?:created|updated):\s+(\d{1,20})"
+_BYTES = rb"(\d{1,20}) Bytes sent\s+(\d{1,20}) Bytes recv"
+_PACKETS = rb"(\d{1,20}) Pckts sent\s+(\d{1,20}) Pckts recv"
+_QUEUED = rb"queue (txqueue|rsqueue):\s+current elements:\s+(\d{1,20})"
 
 
 class Status(NamedTuple):

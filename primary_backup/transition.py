@@ -194,6 +194,7 @@ class Transition:
     def _drop_kept(self, step: Step) -> Verdict:
         """A peer that has just sent what this node holds is alive and primary."""
         before = self._requests.status()
+        self._about_to(step)
         self._requests.ask(("-n",))
         after = self._peer.answer(before)
         ours = self._ours(before) or before.external or 0

@@ -9,7 +9,9 @@ from primary_backup.plan import State
 
 WORDS = st.one_of(
     st.text(),
-    st.sampled_from(["GROUP", "INSTANCE", "G1", "0", "150", "-1", *STATES, *map(str.lower, STATES)]),
+    st.sampled_from(
+        ["GROUP", "INSTANCE", "G1", "0", "150", "-1", *STATES, *map(str.lower, STATES)]
+    ),
 )
 
 

@@ -171,9 +171,7 @@ def test_a_copy_covers_from_nine_tenths_on(external: int, ours: int, *, covered:
     assert (why is None) == covered
 
 
-@given(
-    external=st.none() | COUNTS, ours=COUNTS, heard=st.booleans(), kept=st.booleans()
-)
+@given(external=st.none() | COUNTS, ours=COUNTS, heard=st.booleans(), kept=st.booleans())
 def test_in_doubt_nothing_is_covered(
     external: int | None, ours: int, *, heard: bool, kept: bool
 ) -> None:

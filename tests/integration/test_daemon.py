@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -207,6 +208,20 @@ def test_a_daemon_dead_at_a_demotion_is_started_and_gets_its_replica(lab: Lab) -
 
     assert pair.fw2.external() == 1000
     assert "start" in [each["name"] for each in event["steps"]]
+
+
+def test_a_daemon_that_a_hook_has_started_does_not_hold_the_hook_s_lock(lab: Lab) -> None:
+    """conntrackd closes nothing that it inherits: the next hook would wait for as long as it
+    lives."""
+    pair = replicated(lab, 10)
+    pair.fw2.kill_conntrackd()
+
+    become(pair.fw2, "primary")
+
+    pair.fw2.run("flock", "--nonblock", "/run/ftfw-transition/lock", "true")
+    descriptors = Path(f"/proc/{pair.fw2.pid}/root/proc/{pair.fw2.conntrackd_pid}/fd")
+    opened = [str(each.readlink()) for each in descriptors.iterdir()]
+    assert not [path for path in opened if "ftfw-transition" in path]
 
 
 @pytest.mark.parametrize("state", ["fault", "stop"])

@@ -221,7 +221,7 @@ def test_stale_copies_that_a_refused_flush_left_let_nothing_be_purged(lab: Lab, 
     event = become(pair.fw2, state)
 
     assert step(event, "purge")["attempts"] == 0
-    assert "kept its cache" in step(event, "purge")["reason"]
+    assert "last promotion" in step(event, "purge")["reason"]
     assert "flushing conntrack table" not in pair.fw2.path("/var/log/conntrackd.log").read_text()
 
 

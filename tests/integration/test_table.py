@@ -169,9 +169,7 @@ def test_in_direct_mode_neither_backup_nor_fault_purges_the_replica(
 
 @pytest.mark.parametrize("state", ["backup", "fault"])
 @pytest.mark.parametrize("mode", CACHED)
-def test_a_node_whose_peer_has_it_all_asks_for_a_purge(
-    modes: Modes, mode: str, state: str
-) -> None:
+def test_a_node_whose_peer_has_it_all_asks_for_a_purge(modes: Modes, mode: str, state: str) -> None:
     """What it still tracks is old; a backup first asks for the copies that the peer can send."""
     pair = modes(mode)
     daemons = pids(pair)
