@@ -193,8 +193,8 @@ class RunDir:
 
     def holder(self) -> Holder | None:
         """Who holds the lock, as far as its file and /proc tell."""
-        words = os.pread(self._lock, 100, 0).decode().split()
-        if len(words) != 2:
+        words = os.pread(self._lock, 100, 0).decode(errors="replace").split()
+        if len(words) != 2 or not words[0].isdecimal():
             return None
         process = _process(int(words[0]))
         return Holder(int(words[0]), words[1], process[1] in "Tt") if process else None
