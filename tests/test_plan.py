@@ -193,4 +193,4 @@ def test_a_stop_asks_nothing(replication: Replication) -> None:
 
 def test_a_fault_and_a_stop_start_no_daemon() -> None:
     """A daemon that is down is started by a primary and a backup, never by a fault or a stop."""
-    assert STARTS_DAEMON == {State.PRIMARY, State.BACKUP}
+    assert {State.PRIMARY, State.BACKUP} == STARTS_DAEMON

@@ -1,0 +1,270 @@
+"""A node with the installed hook and a fake conntrackd, in namespaces of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HOOK = Path(sys.executable).with_name("ftfw-transition")
+CLIENT = Path(__file__).with_name("conntrackd")
+CONF = """\
+General {{
+    LockFile {world}/lock
+    UNIX {{
+        Path {world}/ctl
+    }}
+}}
+Sync {{
+    {mode}
+    UDP {{
+        Port 3780
+    }}
+}}
+"""
+_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
+# Neither this machine's log nor its systemd may be asked; a terminal comes with its descriptor.
+_FURNISH = """
+mount --bind {dev} /dev
+mount -t tmpfs none /run
+echo ready
+exec {sleep} infinity
+"""
+
+
+def until(fact: Callable[[], object], what: str, within: float = 10) -> None:
+    """Wait for a fact."""
+    deadline = time.monotonic() + within
+    while not fact():
+        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        time.sleep(0.005)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process exists, and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+class Ended(NamedTuple):
+    """What came of one hook."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """What was said on stderr to a person."""
+        return [line for line in self.err.splitlines() if not line.startswith("{")]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What was logged, to stderr where there is no other log."""
+        return [json.loads(line) for line in self.err.splitlines() if line.startswith("{")]
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """The final event."""
+        event = self.events[-1]
+        assert event["message"] == "transition.finished", self.err
+        return event
+
+    def step(self, name: str) -> dict[str, Any]:
+        """One step of the final event."""
+        steps: list[dict[str, Any]] = self.event["steps"]
+        return next(step for step in steps if step["name"] == name)
+
+
+class Hook:
+    """One invocation on its way."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.pid = process.pid
+
+    def wait(self, within: float = 60) -> Ended:
+        """Wait for its end."""
+        out, err = self.process.communicate(timeout=within)
+        return Ended(self.process.returncode, (out or b"").decode(), (err or b"").decode())
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is stopped by a signal."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "T"
+
+
+class Node:
+    """One node; its world, which the fake client reads and writes, is the directory ``world``."""
+
+    def __init__(self, path: Path) -> None:
+        self.world = path / "world"
+        self.run_dir = path / "run"
+        self.config = self.world / "conntrackd.conf"
+        self.socket = self.world / "ctl"
+        self.client = CLIENT
+        self._dev = path / "dev"
+        self._hooks: list[Hook] = []
+        (self.world / "on").mkdir(parents=True)
+        self.socket.touch()  # whose identity is the daemon's
+        self.configure("Mode FTFW { }")
+        self.has(peer=1)
+        self._dev.mkdir()
+        self._dev.chmod(0o755)
+        for name, (major, minor) in _DEVICES.items():
+            os.mknod(self._dev / name, 0o20666, os.makedev(major, minor))
+        furnish = _FURNISH.format(dev=self._dev, sleep=shutil.which("sleep"))
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "--mount", "sh", "-ec", furnish],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+        )
+        assert self._holder.stdout is not None
+        ready = self._holder.stdout.readline()
+        self._holder.stdout.close()
+        assert ready == b"ready\n", "a node needs namespaces of its own"
+
+    def close(self) -> None:
+        """End whatever still runs here."""
+        for hook in self._hooks:
+            if not hook.ended:
+                hook.process.kill()
+            hook.process.communicate()
+        for call in self._calls():
+            if lives(call["pid"]) and str(self.world) in self._cmdline(call["pid"]):
+                os.kill(call["pid"], signal.SIGKILL)
+        self._holder.kill()
+        self._holder.wait()
+
+    # -- the world --------------------------------------------------------------------------
+
+    def configure(self, sync: str, path: Path | None = None) -> None:
+        """Write a conntrackd.conf with these settings in its Sync section."""
+        (path or self.config).write_text(CONF.format(world=self.world, mode=sync))
+
+    def has(self, **numbers: int) -> None:
+        """Give the world numbers: internal, external, holds, peer (1: it lives), queued."""
+        for name, number in numbers.items():
+            (self.world / name).write_text(f"{number}\n")
+
+    def number(self, name: str) -> int:
+        """One of the world's numbers."""
+        return int((self.world / name).read_text())
+
+    def on(self, request: str, do: str) -> None:
+        """Let the client do something else at a request: sh, see the client."""
+        (self.world / "on" / request).write_text(do + "\n")
+
+    def tell(self, name: str) -> None:
+        """Let a client go on that waits until told."""
+        (self.world / name).touch()
+
+    def _calls(self) -> list[dict[str, Any]]:
+        try:
+            return [json.loads(line) for line in (self.world / "calls").read_text().splitlines()]
+        except FileNotFoundError:
+            return []
+
+    @property
+    def calls(self) -> list[str]:
+        """Every request that the client was started for: its options in one string."""
+        return [" ".join(call["argv"][2:]) for call in self._calls()]
+
+    @property
+    def asked(self) -> list[str]:
+        """The requests that change something."""
+        return [call for call in self.calls if not call.startswith("-s")]
+
+    @property
+    def clients(self) -> list[int]:
+        """The process ids of all clients that were started."""
+        return [call["pid"] for call in self._calls()]
+
+    # -- the hook ---------------------------------------------------------------------------
+
+    def arguments(self, *words: str) -> list[str]:
+        """The hook's command line, with this node's paths before the words."""
+        return [
+            str(HOOK),
+            *("--config", str(self.config)),
+            *("--conntrackd", str(self.client)),
+            *("--run-dir", str(self.run_dir)),
+            *words,
+        ]
+
+    def start(self, *words: str, **popen: Any) -> Hook:
+        """Start a hook as keepalived would."""
+        return self.spawn(self.arguments(*words), **popen)
+
+    def spawn(
+        self,
+        arguments: Iterable[str | bytes],
+        environment: Mapping[str, str] | None = None,
+        **popen: Any,
+    ) -> Hook:
+        """Start any program in this node's namespaces."""
+        process = subprocess.Popen(
+            ["nsenter", "--target", str(self._holder.pid), "--net", "--mount", *arguments],
+            env={"PATH": os.environ["PATH"], **(environment or {})},
+            **{
+                "stdin": subprocess.DEVNULL,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+                **popen,
+            },
+        )
+        self._hooks.append(Hook(process))
+        return self._hooks[-1]
+
+    def run(self, *words: str, **popen: Any) -> Ended:
+        """Run a hook to its end."""
+        return self.start(*words, **popen).wait()
+
+    def sh(self, script: str) -> None:
+        """Run a script in this node's namespaces, which must succeed."""
+        ended = self.spawn(["sh", "-ec", script]).wait()
+        assert ended.code == 0, ended.err
+
+    # -- what a hook leaves -----------------------------------------------------------------
+
+    @property
+    def last(self) -> str:
+        """The record of the last transition, as it stands in the run directory."""
+        return (self.run_dir / "last.json").read_text()
+
+    def shows(self, state: str) -> bool:
+        """Whether an invocation for this state has shown that it waits or works."""
+        return any(self.run_dir.glob(f"ticket.*.{state}"))
+
+    def log_socket(self) -> socket.socket:
+        """Put up a log, as journald does; whoever asks for it reads it, or does not."""
+        log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        log.bind(str(self._dev / "log"))
+        log.settimeout(5)
+        return log
+
+    @staticmethod
+    def _cmdline(pid: int) -> str:
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""

@@ -1,0 +1,1132 @@
+"""The installed command, against a fake conntrackd client that records what it is asked.
+
+Every hook runs in a node of its own: no kernel entry, no log, no systemd of this machine's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from primary_backup.plan import Mode, Replication, State, plan
+from tests.fake.node import HOOK, Ended, Hook, Node, lives, until
+
+MODES = [
+    ("Mode FTFW { }", Replication(Mode.FTFW)),
+    ("Mode NOTRACK { }", Replication(Mode.NOTRACK)),
+    ("Mode ALARM { }", Replication(Mode.ALARM)),
+    (
+        "Mode FTFW { DisableExternalCache On }",
+        Replication(Mode.FTFW, external_cache=False),
+    ),
+    (
+        "Mode NOTRACK { DisableInternalCache On }",
+        Replication(Mode.NOTRACK, internal_cache=False),
+    ),
+    (
+        "Mode NOTRACK { DisableInternalCache On DisableExternalCache On }",
+        Replication(Mode.NOTRACK, internal_cache=False, external_cache=False),
+    ),
+]
+REFUSES = "refuse \"parsing config file in line (3), symbol 'Nonsense': syntax error\""
+WAITS = ": >$world/committing; until_told go"
+"""A request that waits, and says that it does."""
+
+
+def promoted(node: Node) -> Ended:
+    """Promote the node, which ends ok."""
+    ended = node.run("primary")
+    assert ended.code == 0, ended.err
+    return ended
+
+
+def holds(node: Node) -> bool:
+    """Whether somebody holds the lock."""
+    with (node.run_dir / "lock").open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+class Hanging(NamedTuple):
+    """A hook whose every request hangs."""
+
+    node: Node
+    hook: Hook
+
+
+class Hung(NamedTuple):
+    """What came of it."""
+
+    node: Node
+    ended: Ended
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hanging(nodes: Callable[[], Node]) -> dict[str, Hanging]:
+    """A hook for each state before a client that never answers; begun before all other tests."""
+    hung = {}
+    for word in ("primary", "backup", "fault"):
+        node = nodes()
+        node.on("any", "sleep 100")
+        hung[word] = Hanging(node, node.start(word))
+    return hung
+
+
+# -- usage --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("bogus",),
+        ("PRIMARY",),
+        ("primary", "backup"),
+        ("primary", "--bogus"),
+        ("--bogus", "primary"),
+        ("--log-level", "loud", "primary"),
+        ("--config", "conntrackd.conf", "primary"),
+        ("--config", "", "primary"),
+        ("--conntrackd", "conntrackd", "primary"),
+        ("--run-dir", "../run", "primary"),
+        ("notify",),
+        ("notify", "GROUP", "G1"),
+        ("notify", "GROUP", "G1", "master", "0"),
+        ("notify", "GROUP", "G1", "MASTER", "0", "more"),
+        (os.fsdecode(b"\xff\xfe"),),
+    ],
+)
+def test_a_word_that_means_nothing_asks_nothing(node: Node, words: tuple[str, ...]) -> None:
+    """Exit 2, one line of advice on stderr, nothing asked of conntrackd."""
+    ended = node.run(*words)
+    assert ended.code == 2
+    assert len(ended.lines) == 1
+    assert node.calls == []
+
+
+@pytest.mark.parametrize("variable", ["CONFIG", "CONNTRACKD", "RUN_DIR"])
+def test_a_relative_path_in_the_environment_is_refused_too(node: Node, variable: str) -> None:
+    """An option and its variable are the same door."""
+    ended = node.spawn([str(HOOK), "primary"], {f"FTFW_TRANSITION_{variable}": "relative"}).wait()
+    assert (ended.code, len(ended.lines)) == (2, 1)
+
+
+def test_every_option_is_a_variable_too(node: Node) -> None:
+    """FTFW_TRANSITION_CONFIG, _CONNTRACKD, _RUN_DIR and _LOG_LEVEL stand for the options."""
+    environment = {
+        "FTFW_TRANSITION_CONFIG": str(node.config),
+        "FTFW_TRANSITION_CONNTRACKD": str(node.client),
+        "FTFW_TRANSITION_RUN_DIR": str(node.run_dir),
+        "FTFW_TRANSITION_LOG_LEVEL": "error",
+    }
+    ended = node.spawn([str(HOOK), "primary"], environment).wait()
+    assert (ended.code, ended.err) == (0, "")
+    assert node.asked == ["-c", "-f", "-R", "-B"]
+    assert json.loads(node.last)["outcome"] == "ok"
+
+
+def test_an_option_beats_its_variable(node: Node) -> None:
+    """What was typed counts."""
+    environment = {"FTFW_TRANSITION_CONNTRACKD": "/nowhere/conntrackd"}
+    assert node.spawn(node.arguments("primary"), environment).wait().code == 0
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_are_no_transition(node: Node, option: str) -> None:
+    """Both print and exit 0."""
+    ended = node.run(option)
+    assert (ended.code, ended.err) == (0, "")
+    assert "ftfw-transition" in ended.out
+    assert node.calls == []
+
+
+# -- dry run ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "mode", "replication"),
+    [
+        *((State.PRIMARY, *mode) for mode in MODES),
+        *((state, *MODES[0]) for state in (State.BACKUP, State.FAULT, State.STOP)),
+    ],
+)
+def test_a_dry_run_names_each_step(
+    node: Node, state: State, mode: str, replication: Replication
+) -> None:
+    """Each step with its exact command, why it is there, and what will prove it, in order."""
+    node.configure(mode)
+    ended = node.run(state.value, "--dry-run")
+    assert ended.code == 0
+    rest = ended.out
+    for step in plan(state, replication):
+        command = " ".join((str(node.client), "-C", str(node.config), *step.options)) + "\n"
+        for text in (command, step.why, step.proof):
+            _, found, rest = rest.partition(text)
+            assert found, text
+    assert str(node.client) not in rest
+
+
+@pytest.mark.parametrize("words", [("primary",), ("backup",), ("notify", "G1", "FAULT")])
+def test_a_dry_run_touches_nothing(node: Node, words: tuple[str, ...]) -> None:
+    """No client is started, no directory made, nothing logged."""
+    ended = node.run(*words, "--dry-run")
+    assert (ended.code, ended.err) == (0, "")
+    assert node.calls == []
+    assert not node.run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    "text", [None, "Stats { }\n", "", "Sync {"], ids=["missing", "stats", "empty", "broken"]
+)
+def test_a_dry_run_without_a_plan_says_so(node: Node, text: str | None) -> None:
+    """Exit 1, one line that names the file once."""
+    node.config.unlink()
+    if text is not None:
+        node.config.write_text(text)
+    ended = node.run("primary", "--dry-run")
+    assert ended.code == 1
+    (line,) = ended.lines
+    assert line.count(str(node.config)) == 1
+
+
+# -- how a transition ends ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("primary",), ["-c", "-f", "-R", "-B"]),
+        (("notify", "GROUP", "G1", "MASTER", "0"), ["-c", "-f", "-R", "-B"]),
+        (("notify", "INSTANCE", "VI_1", "MASTER_RX_LOWER_PRI", "150"), ["-f internal", "-R", "-B"]),
+        (("backup",), ["-n", "-t"]),
+        (("notify", "G1", "BACKUP"), ["-n", "-t"]),
+        (("fault",), ["-t"]),
+        (("notify", "GROUP", "G1", "FAULT", "0"), ["-t"]),
+        (("stop",), []),
+        (("notify", "GROUP", "G1", "STOP", "0"), []),
+        (("notify", "INSTANCE", "VI_1", "DELETED", "100"), []),
+    ],
+)
+def test_a_state_and_keepalived_s_word_for_it_do_the_same(
+    node: Node, words: tuple[str, ...], asked: list[str]
+) -> None:
+    """Each is one transition, which ends ok where the peer lives and covers what is here."""
+    node.has(holds=3, internal=3, external=3)
+    ended = node.run(*words)
+    assert (ended.code, ended.event["outcome"]) == (0, "ok")
+    assert node.asked == asked
+
+
+@pytest.mark.parametrize("word", ["primary", "stop"])
+def test_the_final_event_carries_everything(node: Node, word: str) -> None:
+    """One canonical event: what, how it ended, why, how long, what was recovered, every step."""
+    node.has(holds=3)
+    event = node.run(word).event
+    assert event.keys() >= {
+        "transition", "state", "outcome", "reason", "seconds", "expected", "recovered",
+        "kernel_entries", "waited_seconds", "steps",
+    }  # fmt: skip
+    for step in event["steps"]:
+        assert step.keys() >= {"name", "command", "outcome", "attempts", "seconds"}
+    assert event["state"] == word
+    assert isinstance(event["recovered"], int)
+
+
+def test_each_step_is_an_event_of_its_own(node: Node) -> None:
+    """`step.finished` for each step, then one `transition.finished`."""
+    events = promoted(node).events
+    assert [event["message"] for event in events[:-1]] == ["step.finished"] * (len(events) - 1)
+    assert [event["step"] for event in events[:-1]] == [
+        step["name"] for step in events[-1]["steps"]
+    ]
+
+
+def test_json_is_the_record_and_the_logged_line(node: Node) -> None:
+    """--json, the log and the run directory have the very same line: one format, not three."""
+    ended = node.run("primary", "--json")
+    logged = ended.err.splitlines()[-1]
+    assert ended.out == logged + "\n"
+    assert node.last == logged + "\n"
+
+
+def test_a_degraded_promotion_exits_3_and_says_what_to_type(node: Node) -> None:
+    """1000 expected, none in the kernel: degraded, the cache is kept, and there is advice."""
+    node.has(external=1_000)
+    ended = node.run("primary")
+    assert (ended.code, ended.event["outcome"]) == (3, "degraded")
+    assert (ended.event["expected"], ended.event["recovered"]) == (1_000, 0)
+    assert "conntrackd -c" in ended.event["advice"]
+    assert node.asked == ["-c", "-f internal", "-R", "-B"]
+
+
+def test_a_kept_cache_is_dropped_by_the_next_backup(node: Node) -> None:
+    """Once the peer has sent all that is here: -f external, and only then the asking -n."""
+    node.has(external=1_000)
+    assert node.run("primary").code == 3
+    node.has(internal=300, holds=300)
+    assert node.run("backup").code == 0
+    asked = node.asked[4:]
+    dropped = asked.index("-f external")
+    assert "-n" in asked[dropped:]
+    assert node.number("external") == 300
+
+
+def test_a_kept_cache_stops_a_backup_s_purge(node: Node) -> None:
+    """The peer has less than is here: the copy stays, and nothing is purged."""
+    node.has(external=1_000)
+    node.run("primary")
+    node.has(internal=300, holds=100)
+    node.run("backup")
+    assert not {"-f external", "-t"} & set(node.asked)
+
+
+def test_a_kept_cache_of_a_dead_daemon_is_forgotten(node: Node) -> None:
+    """Another socket is another daemon, whose cache holds nothing of an old promotion."""
+    node.has(external=1_000)
+    node.run("primary")
+    node.socket.rename(node.world / "old")
+    node.socket.touch()
+    node.has(external=0, holds=3)
+    node.run("backup")
+    assert node.asked[4:] == ["-n", "-t"]
+
+
+def test_a_fault_disarms_the_purge_of_a_backup(node: Node) -> None:
+    """A link that bounces: BACKUP arms the purge, and FAULT must not let it fire."""
+    node.has(internal=3, holds=3)
+    node.run("backup")
+    node.has(external=0)
+    node.run("fault")
+    assert node.asked == ["-n", "-t", "-f internal", "-R"]
+
+
+def test_a_promotion_disarms_a_purge_for_good(node: Node) -> None:
+    """A promotion's -c cancels the purge: a fault after it has nothing to disarm."""
+    node.has(internal=3, holds=3)
+    node.run("backup")
+    node.run("primary")
+    node.has(internal=3, external=0)
+    before = len(node.asked)
+    node.run("fault")
+    assert node.asked[before:] == []
+
+
+# -- configurations -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["primary", "backup", "fault"])
+def test_a_configuration_the_client_refuses_gives_its_own_message(node: Node, word: str) -> None:
+    """Exit 1, and one line on stderr: what the client says."""
+    node.on("any", REFUSES)
+    ended = node.run(word)
+    assert ended.code == 1
+    (line,) = ended.lines
+    assert "symbol 'Nonsense': syntax error" in line
+
+
+@pytest.mark.parametrize("word", ["primary", "backup"])
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("missing", "can't open config file"),
+        ("directory", "input in flex scanner failed"),
+        ("binary", "symbol 'Nonsense': syntax error"),
+    ],
+)
+def test_a_configuration_that_is_none_gives_the_client_s_message(
+    node: Node, word: str, kind: str, says: str
+) -> None:
+    """Missing, a directory, binary: exit 1, one line on stderr, nothing lost."""
+    node.config.unlink()
+    if kind == "directory":
+        node.config.mkdir()
+    if kind == "binary":
+        node.config.write_bytes(bytes(range(256)))
+        node.on("any", REFUSES)
+    ended = node.run(word)
+    assert ended.code == 1
+    (line,) = ended.lines
+    assert says in line
+    assert not {"-f", "-t"} & set(node.asked)
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("primary", "Stats { }\n"),
+        ("backup", "Stats { }\n"),
+        ("fault", "Stats { }\n"),
+        ("primary", "General { }\n"),
+        ("primary", ""),
+        ("backup", ""),
+    ],
+)
+def test_a_configuration_that_replicates_nothing_is_refused(
+    node: Node, word: str, text: str
+) -> None:
+    """Stats only, no mode, empty: exit 1 with advice, and nothing that changes anything."""
+    node.config.write_text(text)
+    ended = node.run(word)
+    assert ended.code == 1
+    assert len(ended.lines) == 1
+    assert ended.event["advice"]
+    assert node.asked == []
+
+
+def test_a_promotion_commits_even_where_only_the_client_can_read(node: Node) -> None:
+    """Our reader fails on a file the client accepts: -c, -R and -B, no flush, degraded."""
+    node.config.write_text("Nonsense {\n")
+    node.has(external=1_000)
+    ended = node.run("primary")
+    assert node.asked == ["-c", "-R", "-B"]
+    assert (ended.code, ended.event["outcome"]) == (3, "degraded")
+    assert len(ended.lines) == 1
+
+
+def test_a_re_assertion_commits_nothing_even_where_only_the_client_can_read(node: Node) -> None:
+    """MASTER_RX_LOWER_PRI: never a commit over live entries."""
+    node.config.write_text("Nonsense {\n")
+    node.run("notify", "INSTANCE", "VI_1", "MASTER_RX_LOWER_PRI", "150")
+    assert "-c" not in node.asked
+
+
+def test_a_backup_that_only_the_client_can_read_purges_nothing(node: Node) -> None:
+    """What cannot be read decides nothing: -n alone, degraded."""
+    node.config.write_text("Nonsense {\n")
+    node.has(holds=3)
+    ended = node.run("backup")
+    assert node.asked == ["-n"]
+    assert ended.code == 3
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("primary", "missing"),
+        ("primary", "directory"),
+        ("primary", "not executable"),
+        ("primary", "no program"),
+        ("backup", "missing"),
+    ],
+)
+def test_a_client_that_is_none_is_named(node: Node, kind: str, word: str) -> None:
+    """Exit 1, one line on stderr that names the client."""
+    node.client = node.world / "client"
+    if kind == "directory":
+        node.client.mkdir()
+    elif kind == "not executable":
+        node.client.write_text("#!/bin/sh\n")
+    elif kind == "no program":
+        node.client.write_text("\x7fELF")
+        node.client.chmod(0o755)
+    ended = node.run(word)
+    assert ended.code == 1
+    (line,) = ended.lines
+    assert str(node.client) in line
+
+
+def test_an_over_long_path_is_an_error_like_any_other(node: Node) -> None:
+    """A path that no kernel takes: exit 1, one line, no traceback."""
+    node.client = Path("/" + "x" * 5_000)
+    ended = node.run("primary")
+    assert ended.code == 1
+    assert len(ended.lines) == 1
+
+
+def test_an_over_long_configuration_is_an_error_like_any_other(node: Node) -> None:
+    """The client refuses what it cannot open."""
+    config = f"{node.world}/{'x' * 300}"
+    ended = node.run("--config", config, "primary")
+    assert ended.code == 1
+    assert len(ended.lines) == 1
+
+
+@pytest.mark.parametrize("word", ["primary", "stop"])
+def test_a_path_that_is_no_text_is_no_traceback(node: Node, word: str) -> None:
+    """A file name is bytes: either the transition runs, or one line says why not."""
+    raw = os.fsencode(node.world) + b"/caf\xe9.conf"
+    with open(raw, "w") as file:
+        file.write(node.config.read_text())
+    ended = node.run("--config", os.fsdecode(raw), word)
+    assert (ended.code, len(ended.lines)) in {(0, 0), (1, 1), (2, 1)}
+
+
+# -- run directories ----------------------------------------------------------------------------
+
+
+def unusable(node: Node, kind: str) -> None:
+    """Spoil the run directory."""
+    if kind == "a file":
+        node.run_dir.write_text("")
+        return
+    if kind == "a symbolic link":
+        (node.world / "elsewhere").mkdir(mode=0o700)
+        node.run_dir.symlink_to(node.world / "elsewhere")
+        return
+    if kind == "of a missing parent":
+        node.run_dir = node.run_dir / "missing" / "run"
+        return
+    node.run_dir.mkdir(mode=0o700)
+    if kind == "others can write":
+        node.run_dir.chmod(0o777)
+    elif kind == "a group can write":
+        node.run_dir.chmod(0o770)
+    elif kind == "somebody else's":
+        os.chown(node.run_dir, 65534, 65534)
+    elif kind == "read-only":
+        node.sh(f"mount -t tmpfs -o ro,mode=700 none {node.run_dir}")
+    elif kind == "full":
+        node.sh(
+            f"mount -t tmpfs -o mode=700,size=64k none {node.run_dir}; "
+            f"head -c 64k /dev/zero >{node.run_dir}/filler"
+        )
+    elif kind == "without inodes":
+        node.sh(f"mount -t tmpfs -o mode=700,nr_inodes=1 none {node.run_dir}")
+
+
+UNUSABLE = [
+    "others can write", "a group can write", "somebody else's", "a symbolic link", "a file",
+    "of a missing parent", "read-only", "without inodes", "full",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_a_run_directory_that_cannot_be_used_stops_no_promotion(node: Node, kind: str) -> None:
+    """The promotion goes on without lock or record: degraded, and one line on stderr says why."""
+    unusable(node, kind)
+    ended = node.run("primary")
+    assert node.asked == ["-c", "-f", "-R", "-B"]
+    assert (ended.code, ended.event["outcome"]) == (3, "degraded")
+    (line,) = ended.lines
+    assert str(node.run_dir) in line
+
+
+@pytest.mark.parametrize("kind", ["others can write", "full"])
+def test_a_backup_without_a_record_never_purges(node: Node, kind: str) -> None:
+    """Without lock and record nobody knows whether a primary came: nothing is purged."""
+    unusable(node, kind)
+    node.has(internal=3, holds=3)
+    ended = node.run("backup")
+    assert "-t" not in node.asked
+    assert ended.code == 3
+
+
+@pytest.mark.parametrize("umask", [0o177, 0o000])
+def test_the_run_directory_is_safe_under_any_umask(node: Node, umask: int) -> None:
+    """0700 and usable, under keepalived's umask 0177 too."""
+    node.start("primary", umask=umask).wait()
+    assert node.run_dir.stat().st_mode & 0o7777 == 0o700
+    assert json.loads(node.last)["outcome"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("memory.json", "{"),
+        ("lock", "x y"),
+        ("ticket.1.1.other", ""),
+        ("ticket.99999999999.1.backup", ""),
+    ],
+)
+def test_junk_in_the_run_directory_stops_no_promotion(node: Node, name: str, text: str) -> None:
+    """A torn or foreign file, from a crash or another version, is no reason not to commit."""
+    node.run_dir.mkdir(mode=0o700)
+    (node.run_dir / name).write_text(text)
+    ended = node.run("primary")
+    assert node.asked == ["-c", "-f", "-R", "-B"]
+    assert ended.code == 0
+
+
+# -- a dead or hung daemon ----------------------------------------------------------------------
+
+
+def test_an_unreached_daemon_is_asked_again(node: Node) -> None:
+    """Nobody listened at first: asked again, and the number of attempts is told."""
+    node.on("-c", "get tries; put tries $((value + 1)); [ $value -ge 2 ] || unreached")
+    ended = node.run("primary")
+    assert ended.code == 0
+    assert ended.step("commit")["attempts"] == 3
+    assert node.asked == ["-c", "-c", "-c", "-f", "-R", "-B"]
+
+
+DOWN = '[ -e $world/up ] || [ "$request" = -d ] || unreached'
+
+
+def test_a_primary_starts_a_daemon_that_is_down(node: Node) -> None:
+    """Started by `conntrackd -d`; its cache is lost, nothing could be recovered: degraded."""
+    node.on("any", DOWN)
+    node.on("-d", ": >$world/up")
+    ended = node.run("primary")
+    assert node.asked.count("-d") == 1
+    assert (ended.code, ended.event["outcome"]) == (3, "degraded")
+    assert (ended.event["expected"], ended.event["recovered"]) == (None, 0)
+    assert f"-C {node.config} -d" in ended.step("start")["command"]
+    assert node.asked[-3:] == ["-f", "-R", "-B"]
+
+
+def test_a_backup_starts_a_daemon_that_is_down(node: Node) -> None:
+    """A standby needs its daemon."""
+    node.on("any", DOWN)
+    node.on("-d", ": >$world/up")
+    node.has(holds=3)
+    node.run("backup")
+    assert node.asked.count("-d") == 1
+    assert "-n" in node.asked[node.asked.index("-d") :]
+
+
+@pytest.mark.parametrize("word", ["fault", "stop"])
+def test_a_fault_and_a_stop_start_nothing(node: Node, word: str) -> None:
+    """A daemon that is down stays down."""
+    node.on("any", DOWN)
+    node.run(word)
+    assert node.asked == []
+
+
+def test_a_daemon_that_does_not_start_fails_the_promotion(node: Node) -> None:
+    """Exit 1, with what the daemon said."""
+    node.on("any", DOWN)
+    node.on("-d", 'refuse "no such interface"')
+    ended = node.run("primary")
+    assert (ended.code, ended.event["outcome"]) == (1, "failed")
+    assert "no such interface" in ended.event["reason"]
+    assert ended.event["recovered"] == 0
+
+
+def test_a_stale_lock_of_a_dead_daemon_is_removed(node: Node) -> None:
+    """Nobody listens and no daemon lives: the lock is stale, and would stop every start."""
+    node.socket.unlink()
+    (node.world / "lock").touch()
+    node.on("any", DOWN)
+    node.on("-d", "[ ! -e $world/lock ] || exit 1; : >$world/up; : >$world/ctl")
+    ended = node.run("primary")
+    assert ended.event["outcome"] == "degraded"
+    assert ended.step("start")["outcome"] == "ok"
+
+
+def test_the_lock_of_a_living_daemon_is_left_alone(node: Node) -> None:
+    """A daemon that lives but cannot be reached: exit 1, naming its pid, its lock untouched."""
+    node.socket.unlink()
+    (node.world / "lock").touch()
+    node.on("any", DOWN)
+    daemon = node.world / "conntrackd"
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    shutil.copy(sleep, daemon)
+    living = node.spawn([str(daemon), "100"])
+    until(lambda: Path(f"/proc/{living.pid}/exe").readlink() == daemon, "the daemon lives")
+    ended = node.run("primary")
+    assert ended.code == 1
+    assert str(living.pid) in ended.event["reason"]
+    assert (node.world / "lock").exists()
+    assert "-d" not in node.asked
+
+
+# -- one at a time ------------------------------------------------------------------------------
+
+
+def test_a_second_primary_commits_nothing(node: Node) -> None:
+    """The last request to this daemon was a primary's that committed: the entries are live."""
+    promoted(node)
+    node.has(external=1_000)
+    ended = node.run("primary")
+    assert node.asked[4:] == ["-f internal", "-R", "-B"]
+    assert ended.code == 0
+
+
+def test_a_third_primary_commits_nothing_either(node: Node) -> None:
+    """However often it is said."""
+    for _ in range(3):
+        promoted(node)
+    assert node.asked.count("-c") == 1
+
+
+def test_a_re_assertion_is_no_promotion(node: Node) -> None:
+    """A primary after a re-assertion alone has never committed, and does."""
+    node.run("notify", "INSTANCE", "VI_1", "MASTER_RX_LOWER_PRI", "150")
+    promoted(node)
+    assert node.asked.count("-c") == 1
+
+
+@pytest.mark.parametrize("between", ["backup", "fault"])
+def test_a_backup_or_fault_since_makes_a_primary_a_first_one(node: Node, between: str) -> None:
+    """The peer was primary meanwhile: its connections are committed."""
+    promoted(node)
+    node.has(internal=3, holds=3)
+    node.run(between)
+    promoted(node)
+    assert node.asked.count("-c") == 2
+
+
+def test_a_fault_that_asked_nothing_makes_a_primary_a_first_one(node: Node) -> None:
+    """A fault with nothing to purge or cancel is a fault all the same."""
+    promoted(node)
+    node.has(peer=0, internal=3)
+    node.run("fault")
+    node.has(peer=1)
+    promoted(node)
+    assert node.asked.count("-c") == 2
+
+
+def test_another_daemon_makes_a_primary_a_first_one(node: Node) -> None:
+    """A daemon is known by its socket: another one has committed nothing yet."""
+    promoted(node)
+    node.socket.rename(node.world / "old")
+    node.socket.touch()
+    promoted(node)
+    assert node.asked.count("-c") == 2
+
+
+def test_a_daemon_without_a_socket_makes_a_primary_a_first_one(node: Node) -> None:
+    """In doubt the commit is made: an entry costs little, a connection cannot be brought back."""
+    node.socket.unlink()
+    promoted(node)
+    promoted(node)
+    assert node.asked.count("-c") == 2
+
+
+def test_another_boot_makes_a_primary_a_first_one(node: Node) -> None:
+    """What is remembered of another boot is nothing."""
+    promoted(node)
+    path = node.run_dir / "memory.json"
+    memory = json.loads(path.read_text())
+    path.write_text(json.dumps({**memory, "boot": "of yesterday"}))
+    promoted(node)
+    assert node.asked.count("-c") == 2
+
+
+def test_a_promotion_that_failed_makes_a_primary_a_first_one(node: Node) -> None:
+    """A commit that was not attempted to the end is no commit."""
+    node.on("-c", REFUSES)
+    assert node.run("primary").code == 1
+    (node.world / "on" / "-c").unlink()
+    promoted(node)
+    assert node.asked == ["-c", "-c", "-f", "-R", "-B"]
+
+
+def frozen(node: Node, word: str) -> tuple[Callable[[], None], Callable[[], Ended]]:
+    """Start a hook that waits before it has read its input; returns what thaws it, and its end."""
+    fifo = node.world / "slow.conf"
+    os.mkfifo(fifo)
+    hook = node.start("--config", str(fifo), word)
+    ends: list[int] = []
+
+    def reads() -> bool:
+        try:
+            ends.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody has it open yet
+            return False
+        return True
+
+    until(reads, f"the {word} reads its configuration")
+
+    def thaw() -> None:
+        os.write(ends[0], node.config.read_bytes())
+        os.close(ends[0])
+
+    return thaw, hook.wait
+
+
+@pytest.mark.parametrize("word", ["backup", "fault"])
+def test_a_late_backup_never_purges_a_primary(node: Node, word: str) -> None:
+    """Frozen before it acts, overtaken by a primary: it asks nothing, and exits 4."""
+    node.has(internal=3, external=0, holds=3)
+    thaw, wait = frozen(node, word)
+    promoted(node)
+    node.has(external=3)
+    asked = node.asked
+    thaw()
+    ended = wait()
+    assert (ended.code, ended.event["outcome"]) == (4, "superseded")
+    assert node.asked == asked
+
+
+def test_a_late_primary_commits_nothing_over_a_backup(node: Node) -> None:
+    """An older one that gets the lock late is superseded, whatever it is."""
+    node.has(holds=3)
+    thaw, wait = frozen(node, "primary")
+    assert node.run("backup").code == 0
+    asked = node.asked
+    thaw()
+    assert wait().code == 4
+    assert node.asked == asked
+
+
+def test_a_younger_one_supersedes_before_the_next_request(node: Node) -> None:
+    """A backup comes while -c runs: the promotion ends after it, superseded, and asks no more."""
+    node.has(holds=3)
+    node.on("-c", WAITS)
+    older = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    younger = node.start("backup")
+    until(lambda: node.shows("backup"), "the backup waits")
+    node.tell("go")
+    ended = older.wait()
+    assert (ended.code, ended.event["outcome"]) == (4, "superseded")
+    assert younger.wait().code == 0
+    assert not {"-f", "-R", "-B"} & set(node.asked)
+
+
+def test_a_promotion_cut_short_stops_the_next_purge(node: Node) -> None:
+    """It committed but flushed nothing: the old copy is not taken for the peer's."""
+    node.has(external=5, internal=5)
+    node.on("-c", WAITS)
+    older = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    younger = node.start("backup")
+    until(lambda: node.shows("backup"), "the backup waits")
+    node.tell("go")
+    older.wait()
+    younger.wait()
+    assert "-t" not in node.asked
+
+
+def test_a_younger_one_that_died_supersedes_nobody(node: Node) -> None:
+    """Killed with SIGKILL while it waited: the live promotion goes on to its end."""
+    node.on("-c", WAITS)
+    older = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    younger = node.start("backup")
+    until(lambda: node.shows("backup"), "the backup waits")
+    younger.signal(signal.SIGKILL)
+    younger.wait()
+    node.tell("go")
+    assert older.wait().code == 0
+
+
+def test_a_younger_one_that_was_refused_supersedes_nobody(node: Node) -> None:
+    """It died on bad input: the live promotion goes on to its end."""
+    node.on("-c", WAITS)
+    older = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    assert node.run("--config", str(node.world / "missing.conf"), "backup").code == 1
+    node.tell("go")
+    assert older.wait().code == 0
+
+
+def test_a_younger_one_that_still_reads_supersedes_nobody(node: Node) -> None:
+    """Only once all its input is read it counts."""
+    node.has(holds=3)
+    node.on("-c", WAITS)
+    older = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    thaw, wait = frozen(node, "backup")
+    node.tell("go")
+    assert older.wait().code == 0
+    thaw()
+    assert wait().code == 0
+
+
+def test_the_same_state_waits_and_finds_the_work_done(node: Node) -> None:
+    """Group and instances all tell a hook: one works, the others wait, and ask nothing."""
+    node.on("-c", WAITS)
+    first = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    others = [node.start("primary") for _ in range(3)]
+    until(lambda: len(list(node.run_dir.glob("ticket.*.primary"))) == 4, "all of them wait")
+    node.tell("go")
+    assert [hook.wait().code for hook in (first, *others)] == [0, 0, 0, 0]
+    assert node.asked == ["-c", "-f", "-R", "-B"]
+
+
+def test_the_same_state_does_what_the_first_did_not(node: Node) -> None:
+    """The first one was killed: nothing is done yet, and the second does it."""
+    node.on("-c", WAITS)
+    first = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    second = node.start("primary")
+    until(lambda: len(list(node.run_dir.glob("ticket.*.primary"))) == 2, "the second waits")
+    first.signal(signal.SIGKILL)
+    first.process.wait()
+    node.tell("go")
+    assert second.wait().code == 0
+    assert node.asked == ["-c", "-c", "-f", "-R", "-B"]
+
+
+def test_a_hook_that_was_killed_blocks_nobody(node: Node) -> None:
+    """SIGKILL in the middle of a commit: the next one acts at once, and commits."""
+    node.on("-c", WAITS)
+    killed = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    killed.signal(signal.SIGKILL)
+    killed.process.wait()
+    node.tell("go")
+    ended = node.run("primary")
+    assert ended.code == 0
+    assert ended.event["waited_seconds"] < 5
+    assert node.asked.count("-c") == 2
+
+
+def test_a_stopped_backup_does_not_hold_up_a_promotion(node: Node) -> None:
+    """A lock that is held by a stopped process must not stand before a commit."""
+    node.has(holds=3)
+    node.on("-n", WAITS)
+    older = node.start("backup")
+    until((node.world / "committing").exists, "the backup asks for a resync")
+    older.signal(signal.SIGSTOP)
+    until(lambda: older.stopped, "the backup is stopped")
+    ended = node.run("primary")
+    older.signal(signal.SIGCONT)
+    node.tell("go")
+    assert "-c" in node.asked
+    assert ended.event["outcome"] == "degraded"
+    assert older.wait().code == 4
+
+
+def test_one_that_was_overtaken_does_not_overwrite_what_is_remembered(node: Node) -> None:
+    """A stopped backup goes on after a primary overtook it: the primary stays the last word."""
+    node.has(holds=3)
+    node.on("-n", WAITS)
+    older = node.start("backup")
+    until((node.world / "committing").exists, "the backup asks for a resync")
+    older.signal(signal.SIGSTOP)
+    until(lambda: older.stopped, "the backup is stopped")
+    node.run("primary")
+    older.signal(signal.SIGCONT)
+    node.tell("go")
+    older.wait()
+    promoted(node)
+    assert node.asked.count("-c") == 1
+
+
+SLOW = """
+import json, os, sys, time
+from primary_backup.controller import Settings, enter
+from primary_backup.plan import State
+
+world, *settings, message, outcome = sys.argv[1:]
+
+def emit(name, fields):
+    if (name, fields["outcome"]) == (message, outcome):
+        open(f"{world}/logging", "w").close()
+        while not os.path.exists(f"{world}/logged"):
+            time.sleep(0.005)
+    return json.dumps(fields)
+
+print(enter(State.PRIMARY, Settings(*settings), emit).outcome.value)
+"""
+
+
+def slow(node: Node, message: str, outcome: str) -> list[str]:
+    """A promotion that is slow to log one event: until told."""
+    settings = map(str, (node.world, node.config, node.client, node.run_dir))
+    return [sys.executable, "-c", SLOW, *settings, message, outcome]
+
+
+def test_one_that_is_slow_to_log_its_end_does_not_overwrite_the_next(node: Node) -> None:
+    """A backup that followed a promotion is the last word, however slow the promotion's log is."""
+    node.has(holds=3)
+    promotion = node.spawn(slow(node, "transition.finished", "ok"))
+    until((node.world / "logging").exists, "the promotion is about to log its end")
+    held = holds(node)
+    backup = node.start("backup")
+    if held:
+        until(lambda: node.shows("backup"), "the backup waits for the lock")
+    else:
+        until(lambda: backup.ended, "the backup has ended")
+    node.tell("logged")
+    assert promotion.wait().code == 0
+    assert backup.wait().code == 0
+    promoted(node)
+    assert node.asked.count("-c") == 2
+
+
+def test_one_whose_successor_is_gone_was_superseded_all_the_same(node: Node) -> None:
+    """The younger one was superseded itself, or has ended: nothing failed here."""
+    node.has(holds=3)
+    node.on("-c", WAITS)
+    older = node.spawn(slow(node, "step.finished", "superseded"))
+    until((node.world / "committing").exists, "the commit runs")
+    younger = node.start("backup")
+    until(lambda: node.shows("backup"), "the backup waits")
+    node.tell("go")
+    until((node.world / "logging").exists, "the promotion is superseded")
+    younger.signal(signal.SIGKILL)
+    younger.wait()
+    node.tell("logged")
+    assert older.wait().out == "superseded\n"
+
+
+def test_many_hooks_at_once_leave_the_youngest_s_state(node: Node) -> None:
+    """Whatever order they run in, the last notification has the last word."""
+    node.has(internal=3, holds=3)
+    words = ["backup", "primary"] * 6
+    hooks = [node.start(word) for word in words]
+    ends = [hook.wait() for hook in hooks]
+    assert ends[-1].code == 0
+    assert json.loads((node.run_dir / "memory.json").read_text())["state"] == "primary"
+    assert {ended.code for ended in ends} <= {0, 4}, [ended.lines for ended in ends]
+    assert node.asked[-1] == "-B"
+
+
+# -- stop ---------------------------------------------------------------------------------------
+
+
+def test_a_stop_waits_for_nobody(node: Node) -> None:
+    """keepalived kills it after 1 s: it takes no lock, asks nothing, and leaves its record."""
+    node.on("-c", WAITS)
+    primary = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    ended = node.start("stop").wait(within=5)
+    assert (ended.code, ended.event["state"]) == (0, "stop")
+    assert json.loads(node.last)["state"] == "stop"
+    assert node.asked == ["-c"]
+    node.tell("go")
+    assert primary.wait().code == 0
+
+
+def test_a_stop_reads_no_configuration(node: Node) -> None:
+    """It asks nothing, so that nothing can be wrong with what it would ask."""
+    ended = node.run("--config", "/nowhere", "--conntrackd", "/nowhere", "stop")
+    assert (ended.code, ended.lines) == (0, [])
+
+
+# -- signals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_a_transition_after_the_step_in_hand(
+    node: Node, number: signal.Signals
+) -> None:
+    """The final event says superseded or failed, with the signal."""
+    node.on("-c", WAITS)
+    hook = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    hook.signal(number)
+    node.tell("go")
+    ended = hook.wait()
+    assert ended.event["outcome"] in ("superseded", "failed")
+    assert number.name in ended.event["reason"]
+    assert node.asked == ["-c"]
+    assert json.loads(node.last)["outcome"] == ended.event["outcome"]
+
+
+def test_a_signal_leaves_the_lock_free(node: Node) -> None:
+    """And no ticket, so that the next one waits for nobody."""
+    node.on("-c", WAITS)
+    hook = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    hook.signal(signal.SIGTERM)
+    node.tell("go")
+    hook.wait()
+    assert not holds(node)
+    assert not node.shows("primary")
+
+
+def test_a_signal_ends_the_wait_for_the_lock(node: Node) -> None:
+    """One that waits has nothing in hand: it ends at once, and names the signal."""
+    node.on("-c", WAITS)
+    primary = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    waiting = node.start("primary")
+    until(lambda: len(list(node.run_dir.glob("ticket.*.primary"))) == 2, "the second waits")
+    waiting.signal(signal.SIGTERM)
+    ended = waiting.wait(within=5)
+    assert ended.event["outcome"] in ("superseded", "failed")
+    assert "SIGTERM" in ended.event["reason"]
+    node.tell("go")
+    assert primary.wait().code == 0
+
+
+# -- on a terminal ------------------------------------------------------------------------------
+
+
+def on_terminal(node: Node, *words: str) -> tuple[int, str]:
+    """Run a hook whose stderr is a terminal; returns its exit status and what was written."""
+    terminal, end = pty.openpty()
+    hook = node.start(*words, stderr=end)
+    os.close(end)
+    written = b""
+    while True:
+        try:
+            chunk = os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        written += chunk
+    os.close(terminal)
+    return hook.wait().code, written.decode().replace("\r\n", "\n")
+
+
+def test_a_person_sees_a_table_of_the_steps(node: Node) -> None:
+    """One line for each step, then how it ended; no JSON."""
+    code, written = on_terminal(node, "primary")
+    assert code == 0
+    lines = written.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["commit", "flush"]
+    assert lines[-1].startswith("primary: ok")
+    assert "{" not in written
+
+
+def test_a_person_is_told_what_to_type_next(node: Node) -> None:
+    """A degraded promotion ends with its advice."""
+    node.has(external=1_000)
+    code, written = on_terminal(node, "primary")
+    assert code == 3
+    assert "conntrackd -c" in written.splitlines()[-1]
+
+
+def test_a_wrong_word_on_a_terminal_is_one_line_too(node: Node) -> None:
+    """One line of advice, and no traceback."""
+    code, written = on_terminal(node, "bogus")
+    assert code == 2
+    assert len(written.splitlines()) == 1
+
+
+# -- a hung daemon ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hung(hanging: dict[str, Hanging]) -> dict[str, Hung]:
+    """What came of each of them."""
+    return {word: Hung(node, hook.wait()) for word, (node, hook) in hanging.items()}
+
+
+@pytest.mark.parametrize("word", ["primary", "backup", "fault"])
+def test_a_hung_daemon_fails_a_transition(hung: dict[str, Hung], word: str) -> None:
+    """failed, exit 1."""
+    _, ended = hung[word]
+    assert (ended.code, ended.event["outcome"]) == (1, "failed")
+
+
+@pytest.mark.parametrize("word", ["primary", "backup", "fault"])
+def test_a_hung_daemon_is_given_up_in_time(hung: dict[str, Hung], word: str) -> None:
+    """Within 60 s of the hook's start."""
+    _, ended = hung[word]
+    assert ended.event["waited_seconds"] + ended.event["seconds"] < 60
+
+
+@pytest.mark.parametrize("word", ["primary", "backup", "fault"])
+def test_no_client_is_left_behind(hung: dict[str, Hung], word: str) -> None:
+    """Every client that hung was ended, and all that it had started."""
+    node, _ = hung[word]
+    assert node.clients
+    assert not [pid for pid in node.clients if lives(pid)]
+
+
+@pytest.mark.parametrize("word", ["primary", "backup", "fault"])
+def test_a_request_that_hung_is_not_repeated(hung: dict[str, Hung], word: str) -> None:
+    """Reached, no answer in time: never asked again."""
+    node, _ = hung[word]
+    assert len(node.asked) == len(set(node.asked))
+
+
+def test_a_hung_promotion_says_what_to_do(
+    hung: dict[str, Hung],
+) -> None:
+    """After a failed promotion the reader is told what to type next."""
+    _, ended = hung["primary"]
+    assert "ftfw-transition primary" in ended.event["advice"]
