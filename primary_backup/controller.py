@@ -291,7 +291,7 @@ class _Invocation:
     def ending(self) -> Ending:
         """Log and remember the final event."""
         verdict = self._early or conclude(self._state, self._steps, self._signals)
-        if verdict.outcome is Outcome.SUPERSEDED and self._turn.younger() is None:
+        if verdict.outcome is Outcome.SUPERSEDED and not self._turn.superseded:
             verdict = verdict._replace(outcome=Outcome.FAILED)  # by a signal, by nobody newer
         if self._notes and verdict.outcome is Outcome.OK:
             verdict = verdict._replace(outcome=Outcome.DEGRADED)

@@ -46,7 +46,7 @@ class SystemLog(logging.Handler):
         priority = _DAEMON | _PRIORITIES.get(record.levelno, 6)
         line = f"<{priority}>{IDENTIFIER}[{os.getpid()}]: {self.format(record)}"
         try:
-            self._socket.send(line.encode())
+            self._socket.send(line.encode(errors="backslashreplace"))
         except OSError:
             pass  # the log is full, hung or gone: the transition goes on, its record is kept
 

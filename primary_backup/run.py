@@ -1,16 +1,19 @@
 """The one door to other programs: arguments in, exit code and output out, with a deadline."""
 
+import contextlib
 import os
 import select
 import signal
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sh
 
 _ANY_EXIT = list(range(-64, 256))
 _LOOK_AGAIN = 0.05
+_ENDING = 0.001
+"""A program ends within so many seconds of its output."""
 _LONGEST_OUTPUT = 1 << 20
 
 
@@ -63,16 +66,15 @@ def run(
             os.close(out_end)
             os.close(errors_end)
     said = {out: b"", errors: b""}
+    ended = False
     try:
-        ended = _read(said, seconds, working)
+        ended = _read(said, running.process, seconds, working)
     finally:
         os.close(out)
         os.close(errors)
-    if not ended:
-        try:
-            os.killpg(running.pgid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it ended by itself just now
+        if not ended:
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
+                os.killpg(running.pgid, signal.SIGKILL)
     try:
         running.wait()
     except sh.SignalException:
@@ -80,15 +82,18 @@ def run(
     return Finished(running.process.exit_code if ended else None, said[out], said[errors])
 
 
-def _read(said: dict[int, bytes], seconds: float, working: Callable[[], bool]) -> bool:
-    """Collect both pipes until they end; False where the deadline came first."""
+def _read(
+    said: dict[int, bytes], process: Any, seconds: float, working: Callable[[], bool]
+) -> bool:
+    """Collect both pipes to their end and the program's; False where the deadline came first."""
     open_pipes = set(said)
     deadline = time.monotonic() + seconds
-    while open_pipes:
+    while open_pipes or process.is_alive()[0]:
         left = deadline - time.monotonic()
         if left <= 0:
             return False
-        ready, _, _ = select.select(list(open_pipes), [], [], min(left, _LOOK_AGAIN))
+        pause = _LOOK_AGAIN if open_pipes else _ENDING
+        ready, _, _ = select.select(list(open_pipes), [], [], min(left, pause))
         for pipe in ready:
             chunk = os.read(pipe, 65536)
             if chunk:

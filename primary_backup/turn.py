@@ -24,6 +24,8 @@ class Turn:
         self._run_dir = run_dir
         self._ticket = ticket
         self._signals = signals
+        self.superseded = False
+        """Whether a younger one was ever seen; it may be gone since."""
 
     def younger(self) -> str | None:
         """Which younger invocation makes this one needless: its state and pid."""
@@ -40,9 +42,10 @@ class Turn:
     def halted(self) -> str | None:
         """Why nothing more may be asked; None while this is still the newest word."""
         younger = self.younger()
-        if younger is None and self._signals:
-            return f"ended by {self._signals[0]}"
-        return younger
+        if younger is not None:
+            self.superseded = True
+            return younger
+        return f"ended by {self._signals[0]}" if self._signals else None
 
     def pause(self, seconds: float) -> None:
         """Wait, but no longer than until halted."""

@@ -211,10 +211,9 @@ def test_a_dry_run_without_a_plan_says_so(node: Node, text: str | None) -> None:
         (("primary",), ["-c", "-f", "-R", "-B"]),
         (("notify", "GROUP", "G1", "MASTER", "0"), ["-c", "-f", "-R", "-B"]),
         (("notify", "INSTANCE", "VI_1", "MASTER_RX_LOWER_PRI", "150"), ["-f internal", "-R", "-B"]),
-        (("backup",), ["-n", "-t"]),
-        (("notify", "G1", "BACKUP"), ["-n", "-t"]),
+        (("notify", "GROUP", "G1", "BACKUP", "0"), ["-n", "-t"]),
         (("fault",), ["-t"]),
-        (("notify", "GROUP", "G1", "FAULT", "0"), ["-t"]),
+        (("notify", "G1", "FAULT"), ["-t"]),
         (("stop",), []),
         (("notify", "GROUP", "G1", "STOP", "0"), []),
         (("notify", "INSTANCE", "VI_1", "DELETED", "100"), []),
@@ -315,8 +314,9 @@ def test_a_fault_disarms_the_purge_of_a_backup(node: Node) -> None:
 
 def test_a_promotion_disarms_a_purge_for_good(node: Node) -> None:
     """A promotion's -c cancels the purge: a fault after it has nothing to disarm."""
-    node.has(internal=3, holds=3)
-    node.run("backup")
+    node.has(internal=3, external=3)
+    node.run("fault")
+    assert node.asked == ["-t"]
     node.run("primary")
     node.has(internal=3, external=0)
     before = len(node.asked)
@@ -765,13 +765,12 @@ def test_a_late_primary_commits_nothing_over_a_backup(node: Node) -> None:
 
 
 def test_a_younger_one_supersedes_before_the_next_request(node: Node) -> None:
-    """A backup comes while -c runs: the promotion ends after it, superseded, and asks no more."""
-    node.has(holds=3)
+    """A fault comes while -c runs: the promotion ends after it, superseded, and asks no more."""
     node.on("-c", WAITS)
     older = node.start("primary")
     until((node.world / "committing").exists, "the commit runs")
-    younger = node.start("backup")
-    until(lambda: node.shows("backup"), "the backup waits")
+    younger = node.start("fault")
+    until(lambda: node.shows("fault"), "the fault waits")
     node.tell("go")
     ended = older.wait()
     assert (ended.code, ended.event["outcome"]) == (4, "superseded")
@@ -785,8 +784,8 @@ def test_a_promotion_cut_short_stops_the_next_purge(node: Node) -> None:
     node.on("-c", WAITS)
     older = node.start("primary")
     until((node.world / "committing").exists, "the commit runs")
-    younger = node.start("backup")
-    until(lambda: node.shows("backup"), "the backup waits")
+    younger = node.start("fault")
+    until(lambda: node.shows("fault"), "the fault waits")
     node.tell("go")
     older.wait()
     younger.wait()
@@ -818,11 +817,10 @@ def test_a_younger_one_that_was_refused_supersedes_nobody(node: Node) -> None:
 
 def test_a_younger_one_that_still_reads_supersedes_nobody(node: Node) -> None:
     """Only once all its input is read it counts."""
-    node.has(holds=3)
     node.on("-c", WAITS)
     older = node.start("primary")
     until((node.world / "committing").exists, "the commit runs")
-    thaw, wait = frozen(node, "backup")
+    thaw, wait = frozen(node, "fault")
     node.tell("go")
     assert older.wait().code == 0
     thaw()
@@ -926,19 +924,19 @@ def slow(node: Node, message: str, outcome: str) -> list[str]:
 
 
 def test_one_that_is_slow_to_log_its_end_does_not_overwrite_the_next(node: Node) -> None:
-    """A backup that followed a promotion is the last word, however slow the promotion's log is."""
-    node.has(holds=3)
+    """A fault that followed a promotion is the last word, however slow the promotion's log is."""
+    node.has(internal=3, external=3)
     promotion = node.spawn(slow(node, "transition.finished", "ok"))
     until((node.world / "logging").exists, "the promotion is about to log its end")
     held = holds(node)
-    backup = node.start("backup")
+    fault = node.start("fault")
     if held:
-        until(lambda: node.shows("backup"), "the backup waits for the lock")
+        until(lambda: node.shows("fault"), "the fault waits for the lock")
     else:
-        until(lambda: backup.ended, "the backup has ended")
+        until(lambda: fault.ended, "the fault has ended")
     node.tell("logged")
     assert promotion.wait().code == 0
-    assert backup.wait().code == 0
+    assert fault.wait().code == 0
     promoted(node)
     assert node.asked.count("-c") == 2
 
