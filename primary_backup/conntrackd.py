@@ -118,6 +118,7 @@ class Daemon(NamedTuple):
             finished = run("systemctl", "start", _UNIT, seconds=START_SECONDS)
         else:
             _allow_real_time()
+            _keep_to_ourselves()
             finished = run(self.program, "-C", self.config, "-d", seconds=START_SECONDS)
         how = f"systemctl start {_UNIT}" if by_unit else self.command(("-d",))
         if finished.code != 0:
@@ -179,6 +180,14 @@ def _allow_real_time() -> None:
         with contextlib.suppress(ValueError, OSError):  # not ours to raise: then as far as it goes
             resource.setrlimit(resource.RLIMIT_RTTIME, (limit, limit))
             return
+
+
+def _keep_to_ourselves() -> None:
+    """Keep what our caller left open, a lock perhaps, from a daemon that would hold it for ever."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own is closed by now
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)  # noqa: FBT003  # it takes no keyword
 
 
 def _unit_runs(config: str) -> bool:

@@ -55,6 +55,8 @@ def run(
                 _err=errors_end,
                 _bg=True,
                 _bg_exc=False,
+                # Python's descriptors are closed on exec anyway; sh 1.14 fails without /dev/fd.
+                _close_fds=False,
                 _new_session=True,
                 _ok_code=_ANY_EXIT,
             )
