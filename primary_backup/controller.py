@@ -1,6 +1,7 @@
 """Hold the lock, carry out the plan, log each step, remember the result."""
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -45,7 +46,8 @@ class Ending(NamedTuple):
 def read_conf(path: str) -> Conntrackd:
     """Read conntrackd.conf; raises ConfError naming it, also where the file cannot be read."""
     try:
-        with open(path, "rb") as file:
+        # Nobody may have to write into a FIFO before a promotion commits.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             return read_conntrackd(file.read())
     except OSError as error:
         raise ConfError(f"{path}: {error.strerror}") from error
@@ -145,7 +147,6 @@ class _Invocation:
             self._conf = read_conf(self._settings.config)
         except ConfError as error:
             self._unread = str(error)
-            self._notes.append(f"only what is safe in every mode was asked: {error}")
         self._daemon = self._daemon._replace(conf=self._conf)
         idle = self._conf is not None and self._conf.mode is None
         if self._state is State.PRIMARY and not idle:
@@ -228,6 +229,8 @@ class _Invocation:
             committed=previous.committed and previous.state == self._state.value and not first,
             done=0.0,
         )
+        if self._unread:
+            self._notes.append(f"only what is safe in every mode was asked: {self._unread}")
         if not self._memorise():
             steps = tuple(step for step in steps if step.when is not When.PEER_COVERS)
         requests = Requests(

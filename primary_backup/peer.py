@@ -16,7 +16,7 @@ SETTLED_SECONDS = 0.5
 EMPTY_SECONDS = 1.5
 """A peer that is heard and has anything to send has begun to by now."""
 ARRIVING_SECONDS = 30.0
-ENDLESS_MESSAGES = 2
+ENDLESS_MESSAGES = 1
 """A resend queue may keep the last acknowledgement for ever: no connection is in it."""
 LOOK_SECONDS = 0.1
 
