@@ -716,39 +716,23 @@ def test_a_promotion_that_failed_makes_a_primary_a_first_one(node: Node) -> None
     assert node.asked == ["-c", "-c", "-f", "-R", "-B"]
 
 
-def frozen(node: Node, word: str) -> tuple[Callable[[], None], Callable[[], Ended]]:
-    """Start a hook that waits before it has read its input; returns what thaws it, and its end."""
-    fifo = node.world / "slow.conf"
-    os.mkfifo(fifo)
-    hook = node.start("--config", str(fifo), word)
-    ends: list[int] = []
-
-    def reads() -> bool:
-        try:
-            ends.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # nobody has it open yet
-            return False
-        return True
-
-    until(reads, f"the {word} reads its configuration")
-
-    def thaw() -> None:
-        os.write(ends[0], node.config.read_bytes())
-        os.close(ends[0])
-
-    return thaw, hook.wait
+def frozen(node: Node, word: str) -> Hook:
+    """A hook that was born, and is stopped before it has done anything; SIGCONT thaws it."""
+    hook = node.spawn(["sh", "-c", 'kill -STOP $$; exec "$@"', "sh", *node.arguments(word)])
+    until(lambda: hook.stopped, f"the {word} is stopped")
+    return hook
 
 
 @pytest.mark.parametrize("word", ["backup", "fault"])
 def test_a_late_backup_never_purges_a_primary(node: Node, word: str) -> None:
     """Frozen before it acts, overtaken by a primary: it asks nothing, and exits 4."""
     node.has(internal=3, external=0, holds=3)
-    thaw, wait = frozen(node, word)
+    late = frozen(node, word)
     promoted(node)
     node.has(external=3)
     asked = node.asked
-    thaw()
-    ended = wait()
+    late.signal(signal.SIGCONT)
+    ended = late.wait()
     assert (ended.code, ended.event["outcome"]) == (4, "superseded")
     assert node.asked == asked
 
@@ -756,11 +740,11 @@ def test_a_late_backup_never_purges_a_primary(node: Node, word: str) -> None:
 def test_a_late_primary_commits_nothing_over_a_backup(node: Node) -> None:
     """An older one that gets the lock late is superseded, whatever it is."""
     node.has(holds=3)
-    thaw, wait = frozen(node, "primary")
+    late = frozen(node, "primary")
     assert node.run("backup").code == 0
     asked = node.asked
-    thaw()
-    assert wait().code == 4
+    late.signal(signal.SIGCONT)
+    assert late.wait().code == 4
     assert node.asked == asked
 
 
@@ -815,16 +799,16 @@ def test_a_younger_one_that_was_refused_supersedes_nobody(node: Node) -> None:
     assert older.wait().code == 0
 
 
-def test_a_younger_one_that_still_reads_supersedes_nobody(node: Node) -> None:
+def test_a_younger_one_that_has_read_nothing_yet_supersedes_nobody(node: Node) -> None:
     """Only once all its input is read it counts."""
     node.on("-c", WAITS)
     older = node.start("primary")
     until((node.world / "committing").exists, "the commit runs")
-    thaw, wait = frozen(node, "fault")
+    late = frozen(node, "fault")
     node.tell("go")
     assert older.wait().code == 0
-    thaw()
-    assert wait().code == 0
+    late.signal(signal.SIGCONT)
+    assert late.wait().code == 0
 
 
 def test_the_same_state_waits_and_finds_the_work_done(node: Node) -> None:

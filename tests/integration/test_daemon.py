@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.lab.firewall import CONNTRACKD_CONF, Firewall
-from tests.lab.pair import Lab, Pair
+from tests.lab.moments import become, in_mid_commit, inserted, replicated, seen_from_here
+from tests.lab.pair import Lab
 
 LOCK = "/var/lock/conntrack.lock"
 SOCKET = "/var/run/conntrackd.ctl"
@@ -36,52 +37,6 @@ Sync {
     UDP { IPv4_address 127.0.0.1 IPv4_Destination_Address 127.0.0.1 Port 3781 Interface lo }
 }
 """
-
-
-def replicated(lab: Lab, count: int, **edits: Any) -> Pair:
-    """A pair, with `count` connections on fw-1 and their copies on fw-2; without keepalived."""
-    pair = lab(**edits)
-    pair.fw1.start_conntrackd()
-    pair.fw2.start_conntrackd()
-    pair.fw1.load_entries(count)
-    where = pair.fw2.kernel_entries if edits.get("conntrackd") == DIRECT else pair.fw2.external
-    pair.fw2.until(lambda: where() == count, 30, f"{count} copies")
-    return pair
-
-
-def inserted(firewall: Firewall) -> int:
-    """Entries ever made through netlink, read without running anything on the firewall."""
-    header, *rows = Path(f"/proc/{firewall.pid}/net/stat/nf_conntrack").read_text().splitlines()
-    column = header.split().index("insert")
-    return sum(int(row.split()[column], 16) for row in rows)
-
-
-def in_mid_commit(firewall: Firewall, before: int) -> None:
-    """Return while a commit runs that started from `before` entries."""
-    deadline = time.monotonic() + 30
-    while inserted(firewall) - before < 500:
-        assert time.monotonic() < deadline, "no commit has begun"
-        time.sleep(0.0005)  # not until(): the whole commit lasts but 0.4 s
-
-
-def seen_from_here(firewall: Firewall, pid: int) -> int:
-    """The test's own number for a process of the firewall, to signal it without delay."""
-    here = Path(f"/proc/{firewall.pid}/ns/pid").readlink()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "ns/pid").readlink() == here:
-                status = (process / "status").read_text()
-                if f"NSpid:\t{process.name}\t{pid}\n" in status:
-                    return int(process.name)
-        except OSError:  # it has just ended
-            continue
-    raise AssertionError(f"{firewall.name} has no process {pid}")
-
-
-def become(firewall: Firewall, *words: str) -> dict[str, Any]:
-    """One transition, and its final event with the hook's exit status in it."""
-    hook = firewall.hook(*words, "--json")
-    return {**json.loads(hook.stdout), "exit": hook.returncode}
 
 
 def told(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
@@ -187,7 +142,7 @@ def test_a_daemon_dead_at_promotion_is_started_and_the_loss_of_its_cache_is_told
 
 def test_a_daemon_dead_at_promotion_loses_nothing_in_direct_mode(lab: Lab) -> None:
     """With DisableExternalCache the kernel table is the replica, and outlives the daemon."""
-    pair = replicated(lab, 1000, conntrackd=DIRECT)
+    pair = replicated(lab, 1000, direct=True, conntrackd=DIRECT)
     pair.fw2.kill_conntrackd()
 
     event = become(pair.fw2, "primary")

@@ -16,6 +16,7 @@ import pytest
 
 from tests.lab.firewall import CONNTRACKD_CONF, Firewall
 from tests.lab.journal import Message
+from tests.lab.moments import replicated
 from tests.lab.pair import Lab, Pair
 
 RUN_DIR = "/run/ftfw-transition"
@@ -31,16 +32,6 @@ General {
 Stats { LogFile on }
 """
 GENERAL_ONLY = STATS_ONLY.replace("Stats { LogFile on }\n", "")
-
-
-def replicated(lab: Lab, count: int, **edits: Any) -> Pair:
-    """A pair, with `count` connections on fw-1 and their copies on fw-2; without keepalived."""
-    pair = lab(**edits)
-    pair.fw1.start_conntrackd()
-    pair.fw2.start_conntrackd()
-    pair.fw1.load_entries(count)
-    pair.fw2.until(lambda: pair.fw2.external() == count, 30, f"{count} copies")
-    return pair
 
 
 def file_of(firewall: Firewall, path: str) -> Path:

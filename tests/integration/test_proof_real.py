@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tests.lab.firewall import Firewall
-from tests.lab.pair import Lab, Pair
+from tests.lab.moments import become, in_mid_commit, inserted, replicated, seen_from_here, step
+from tests.lab.pair import Lab
 
 SOCKET = "/var/run/conntrackd.ctl"
 """As in the shipped conntrackd.conf."""
@@ -26,60 +27,9 @@ DUMP_EXTERNAL, COMMIT = 17, 46
 LARGEST_TABLE = 1 << 20
 
 
-def replicated(lab: Lab, count: int, **edits: Any) -> Pair:
-    """A pair, with `count` connections on fw-1 and their copies on fw-2; without keepalived."""
-    pair = lab(**edits)
-    pair.fw1.start_conntrackd()
-    pair.fw2.start_conntrackd()
-    pair.fw1.load_entries(count)
-    pair.fw2.until(lambda: pair.fw2.external() == count, 30, f"{count} copies")
-    return pair
-
-
-def become(firewall: Firewall, *words: str) -> dict[str, Any]:
-    """One transition, and its final event with the hook's exit status in it."""
-    hook = firewall.hook(*words, "--json")
-    return {**json.loads(hook.stdout), "exit": hook.returncode}
-
-
 def told(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
     """The final event that a started hook has printed; what is wrong may stand before it."""
     return dict(json.loads(firewall.output(hook).splitlines()[-1]))
-
-
-def step(event: dict[str, Any], name: str) -> dict[str, Any]:
-    """One of the steps of an event."""
-    (found,) = (each for each in event["steps"] if each["name"] == name)
-    return dict(found)
-
-
-def inserted(firewall: Firewall) -> int:
-    """Entries ever made through netlink, read without running anything on the firewall."""
-    header, *rows = Path(f"/proc/{firewall.pid}/net/stat/nf_conntrack").read_text().splitlines()
-    column = header.split().index("insert")
-    return sum(int(row.split()[column], 16) for row in rows)
-
-
-def in_mid_commit(firewall: Firewall, before: int) -> None:
-    """Return while a commit runs that started from `before` entries."""
-    deadline = time.monotonic() + 30
-    while inserted(firewall) - before < 500:
-        assert time.monotonic() < deadline, "no commit has begun"
-        time.sleep(0.0005)  # not until(): the whole commit lasts but 0.4 s
-
-
-def seen_from_here(firewall: Firewall, pid: int) -> int:
-    """The test's own number for a process of the firewall, to signal it without delay."""
-    here = Path(f"/proc/{firewall.pid}/ns/pid").readlink()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "ns/pid").readlink() == here:
-                status = (process / "status").read_text()
-                if f"NSpid:\t{process.name}\t{pid}\n" in status:
-                    return int(process.name)
-        except OSError:  # it has just ended
-            continue
-    raise AssertionError(f"{firewall.name} has no process {pid}")
 
 
 def ask(path: Path, word: int) -> socket.socket:

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.lab.firewall import CONNTRACKD_CONF, Firewall
+from tests.lab.firewall import Firewall
+from tests.lab.moments import asked, step
 from tests.lab.node import stays
 from tests.lab.pair import Lab, Pair
 
@@ -97,19 +98,6 @@ def is_stopped(process: subprocess.Popen[str]) -> bool:
     """Say whether a process is stopped by a signal."""
     stat = Path(f"/proc/{process.pid}/stat").read_text()
     return stat.rpartition(")")[2].split()[0] == "T"
-
-
-def asked(event: dict[str, Any]) -> list[str]:
-    """The options of the requests that a transition really made, from the record it leaves."""
-    commands = [step["command"] for step in event["steps"] if step["attempts"]]
-    return [command.partition(f"{CONNTRACKD_CONF} ")[2] for command in commands]
-
-
-def step(event: dict[str, Any], name: str) -> dict[str, Any]:
-    """One step of a transition."""
-    (found,) = [each for each in event["steps"] if each["name"] == name]
-    assert isinstance(found, dict)
-    return found
 
 
 def log(firewall: Firewall) -> str:

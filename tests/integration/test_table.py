@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import pytest
 
-from tests.lab.firewall import CONNTRACKD_CONF, Firewall
+from tests.lab.firewall import Firewall
+from tests.lab.moments import asked
 from tests.lab.node import stays
 from tests.lab.pair import Lab, Pair
 
@@ -89,12 +89,6 @@ def modes(lab: Lab) -> Modes:
 def copies(firewall: Firewall, mode: str) -> int:
     """How many of the peer's connections fw-2 holds, in whatever holds them in this mode."""
     return firewall.external() if mode in CACHED else firewall.kernel_entries() - OWN
-
-
-def asked(event: Mapping[str, Any]) -> list[str]:
-    """The options of the requests that a transition really made, from the record it leaves."""
-    commands = [step["command"] for step in event["steps"] if step["attempts"]]
-    return [command.partition(f" -C {CONNTRACKD_CONF} ")[2] for command in commands]
 
 
 def pids(pair: Pair) -> list[int]:
