@@ -1,7 +1,5 @@
 """The commit: the one request that brings connections back, proven by the kernel's own counter."""
 
-import time
-
 from primary_backup.proof import Commit, Outcome, Verdict, judge_commit
 from primary_backup.request import Refused, Requests, Unanswered, Unreached
 
@@ -110,12 +108,12 @@ class Committing:
 
     def _wait_until_still(self) -> None:
         """A commit that somebody else asked for, or that outlived its client, may still run."""
-        still_since = time.monotonic()
-        while time.monotonic() - still_since < STILL_SECONDS:
+        still_since = self._requests.clock()
+        while self._requests.clock() - still_since < STILL_SECONDS:
             self._requests.check()
             self._requests.pause(LOOK_SECONDS)
             if self._moved():
-                still_since = time.monotonic()
+                still_since = self._requests.clock()
 
     def _moved(self) -> bool:
         """Whether entries were made since the last look; packets make and end entries too."""
@@ -139,9 +137,9 @@ class Committing:
         )
 
     def _wait_until_over(self) -> None:
-        deadline = time.monotonic() + OVER_SECONDS
+        deadline = self._requests.clock() + OVER_SECONDS
         size = None
-        while time.monotonic() < deadline:
+        while self._requests.clock() < deadline:
             self._requests.check()
             last, size = size, self._requests.status().external
             if size == last and not self._requests.reach(self._daemon.flushing):

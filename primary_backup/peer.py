@@ -1,7 +1,5 @@
 """What the counters of ``-s`` tell about the other firewall: heard, arrived, taken."""
 
-import time
-
 from primary_backup.request import Requests
 from primary_backup.status import Status
 
@@ -31,19 +29,19 @@ class Peer:
 
     def listen(self, before: Status) -> bool:
         """Whether the peer is heard; waits for its next keep-alive, if it has to."""
-        deadline = time.monotonic() + SILENCE_SECONDS
-        while not self.heard and time.monotonic() < deadline:
+        deadline = self._requests.clock() + SILENCE_SECONDS
+        while not self.heard and self._requests.clock() < deadline:
             self._look_again()
             self._hear(before, self._requests.status())
         return self.heard
 
     def answer(self, before: Status) -> Status:
         """Look until the peer's answer to ``-n`` has arrived whole, or nobody is heard."""
-        asked = moved = time.monotonic()
+        asked = moved = self._requests.clock()
         status = before
         while True:
             last, status = status, self._requests.status()
-            now = time.monotonic()
+            now = self._requests.clock()
             arrived = status.replicated != before.replicated
             if self._hear(before, status) and not arrived:
                 # It may have come up only now: what was asked before that is lost.
@@ -60,11 +58,11 @@ class Peer:
     def taken(self, before: Status) -> str:
         """What became of a bulk that was sent; waits while a peer that is heard takes it in."""
         least: int | None = None
-        progress = time.monotonic()
+        progress = self._requests.clock()
         while True:
             status = self._requests.status()
             left = self._requests.reach(self._requests.daemon.unacknowledged)
-            now = time.monotonic()
+            now = self._requests.clock()
             since, first = self._requests.first or (now, before)
             self._hear(first, status)
             if left is not None and left <= ENDLESS_MESSAGES:

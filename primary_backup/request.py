@@ -77,16 +77,18 @@ class Requests:
         halted: Callable[[], str | None],
         pause: Callable[[float], None],
         deadline: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take what decides: the daemon, and what may be done with it.
 
         ``may_start``: whether a dead daemon is started. ``halted`` says why nothing more may
         be asked, or None; ``pause`` waits so many seconds, or until halted. ``deadline``: when
-        the whole transition gives up (monotonic seconds).
+        the whole transition gives up, on the ``clock`` (monotonic seconds).
         """
         self.daemon = daemon
         self.pause = pause
         self.halted = halted
+        self.clock = clock
         self.attempts = 0
         self.starts: list[Start] = []
         self.first: tuple[float, Status] | None = None
@@ -100,11 +102,11 @@ class Requests:
         def request() -> None:
             self.check()
             self.attempts += 1
-            began = time.monotonic()
+            began = self.clock()
             try:
                 self.daemon.request(options, working)
             finally:
-                self._deadline += time.monotonic() - began  # a slow commit does not count
+                self._deadline += self.clock() - began  # a slow commit does not count
 
         self.reach(request)
 
@@ -115,7 +117,7 @@ class Requests:
     def glance(self) -> Status:
         """Look at them, but start and retry nothing."""
         status = self.daemon.status()
-        self.first = self.first or (time.monotonic(), status)
+        self.first = self.first or (self.clock(), status)
         return status
 
     def reach(self, call: Callable[[], T]) -> T:
@@ -130,9 +132,9 @@ class Requests:
             if not self._may_start or self.starts:
                 raise
         self.check()
-        began = time.monotonic()
+        began = self.clock()
         how = self.daemon.start()
-        self.starts.append(Start(how, round(time.monotonic() - began, 4)))
+        self.starts.append(Start(how, round(self.clock() - began, 4)))
         self.first = None
         return self._retry(call)
 
@@ -141,7 +143,7 @@ class Requests:
         why = self.halted()
         if why is not None:
             raise Halted(why)
-        if time.monotonic() > self._deadline:
+        if self.clock() > self._deadline:
             raise Unanswered("the transition has taken too long")
 
     def _retry(self, call: Callable[[], T]) -> T:

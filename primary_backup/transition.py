@@ -1,6 +1,5 @@
 """Carry out a plan step by step, and prove every step before the next."""
 
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -96,7 +95,7 @@ class Transition:
                 ended = Outcome.SUPERSEDED, result.reason
 
     def _result(self, step: Step, command: str) -> StepResult:
-        began = time.monotonic()
+        began = self._requests.clock()
         self._requests.attempts = 0
         try:
             self._requests.check()
@@ -105,7 +104,7 @@ class Transition:
             verdict = Verdict(Outcome.SUPERSEDED, str(why))
         except (Unreached, Unanswered, Refused, Unstartable) as error:
             verdict = Verdict(Outcome.FAILED, str(error))
-        seconds = round(time.monotonic() - began, 4)
+        seconds = round(self._requests.clock() - began, 4)
         return StepResult(
             step.name,
             command,

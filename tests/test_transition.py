@@ -6,10 +6,8 @@ The world here answers at once, keeps a record of everything asked, and fails as
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -40,7 +38,7 @@ PEER = 500
 
 
 class World:
-    """A conntrackd, its kernel and its peer; every ``pause`` is a keep-alive of the peer's."""
+    """A conntrackd, its kernel, its peer and their time, which passes only in pauses."""
 
     def __init__(
         self,
@@ -62,6 +60,7 @@ class World:
         self.external = external
         self.entries = entries
         self.inserted = 2**32 - 7  # it wraps in nearly every test
+        self.now = 0.0
         self.peer = peer
         self.holds = holds
         self.room = room
@@ -106,8 +105,7 @@ class World:
             self.unheard.append(name)
             raise
         except Unanswered:
-            self.unanswered.append(name)
-            self.unanswered_at[name] = len(self.asked)
+            self.give_up(name)
             raise
         act = self.acts.get(name)
         if act is not None:
@@ -175,6 +173,11 @@ class World:
         elif name == "-t":
             self.purging = True
 
+    def give_up(self, name: str) -> None:
+        """A request got no answer in time."""
+        self.unanswered.append(name)
+        self.unanswered_at[name] = len(self.asked)
+
     def insert(self, count: int) -> None:
         """The kernel takes as many entries as it has room for."""
         count = int(min(count, self.room))
@@ -189,10 +192,15 @@ class World:
         for name in ("-s", "-s queue", "-s process"):
             self.fates.pop(name, None)
 
-    def pause(self, _: float) -> None:
-        """Time passes, and a living peer is heard."""
-        self.heard += self.peer
-        time.sleep(0.002)
+    def clock(self) -> float:
+        """The time, in seconds."""
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        """Time passes, and a living peer is heard every second."""
+        if self.peer:
+            self.heard += int(self.now + seconds) - int(self.now)
+        self.now += seconds
 
     def _meet(self, name: str) -> None:
         self.events += 1
@@ -237,6 +245,7 @@ def tell(
         may_start=state in (State.PRIMARY, State.BACKUP),
         halted=halted,
         pause=world.pause,
+        clock=world.clock,
         deadline=deadline,
     )
     transition = Transition(steps, requests, past, about_to)
@@ -249,25 +258,6 @@ def tell(
 def unreached(times: int) -> list[Exception | Callable[[], None] | None]:
     """Nobody listens, so many times."""
     return [Unreached("conntrackd is not running") for _ in range(times)]
-
-
-SLOW = {
-    "a dead FTFW peer": lambda: tell(World(external=500, peer=False), State.PRIMARY),
-    "a dead NOTRACK peer": lambda: tell(World(NOTRACK, external=500, peer=False), State.PRIMARY),
-    "nobody": lambda: tell(World(internal=500, external=500, peer=False), State.BACKUP),
-    "nothing to send": lambda: tell(World(holds=0), State.BACKUP),
-    "a kept copy": lambda: tell(
-        World(internal=500, external=500, holds=0), State.BACKUP, past=Past(kept=True)
-    ),
-}
-"""What takes seconds, because silence can only be heard in time."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def slow() -> Iterator[dict[str, Future[Told]]]:
-    """The slow ones, begun before all other tests."""
-    with ThreadPoolExecutor(len(SLOW)) as pool:
-        yield {name: pool.submit(story) for name, story in SLOW.items()}
 
 
 # -- a promotion --------------------------------------------------------------------------------
@@ -476,11 +466,10 @@ def test_asking_again_is_capped() -> None:
     world = World(external=500)
     world.fates["-c"] = unreached(1_000)
     world.fates["start"] = [Unstartable("conntrackd does not start")]
-    began = time.monotonic()
     told = tell(world, State.PRIMARY)
     assert told.outcomes["commit"] is Outcome.FAILED
     assert 2 <= told.results[0].attempts <= 10
-    assert time.monotonic() - began < 5
+    assert world.now < 5
 
 
 def test_a_dead_daemon_is_started_once_and_its_loss_is_told() -> None:
@@ -553,10 +542,10 @@ def test_a_resync_that_misses_entries_degrades() -> None:
     assert tell(world, State.PRIMARY).outcomes["resync"] is Outcome.DEGRADED
 
 
-@pytest.mark.parametrize("peer", ["a dead FTFW peer", "a dead NOTRACK peer"])
-def test_a_dead_peer_degrades_no_promotion(slow: dict[str, Future[Told]], peer: str) -> None:
+@pytest.mark.parametrize("replication", [FTFW, NOTRACK])
+def test_a_dead_peer_degrades_no_promotion(replication: Replication) -> None:
     """The peer has just died, that is the ordinary case: sent, and nobody listens."""
-    told = slow[peer].result()
+    told = tell(World(replication, external=500, peer=False), State.PRIMARY)
     assert told.outcomes["bulk-send"] is Outcome.OK
     assert "nobody" in told.reason("bulk-send")
 
@@ -608,7 +597,7 @@ def test_a_hung_daemon_ends_a_promotion() -> None:
 
 def test_a_whole_transition_has_a_deadline() -> None:
     """A transition that takes too long asks nothing more."""
-    told = tell(World(external=500), State.PRIMARY, deadline=time.monotonic() - 1)
+    told = tell(World(external=500), State.PRIMARY, deadline=-1)
     assert told.world.asked == []
     assert told.outcomes["commit"] is Outcome.FAILED
 
@@ -630,9 +619,9 @@ def test_a_copy_that_does_not_cover_ours_stops_the_purge() -> None:
     assert "449" in told.reason("purge")
 
 
-def test_a_backup_that_hears_nobody_purges_nothing(slow: dict[str, Future[Told]]) -> None:
+def test_a_backup_that_hears_nobody_purges_nothing() -> None:
     """No peer on the dedicated link: degraded, and what is here stays here."""
-    told = slow["nobody"].result()
+    told = tell(World(internal=500, external=500, peer=False), State.BACKUP)
     assert "-t" not in told.world.asked
     assert told.outcomes["request-resync"] is Outcome.DEGRADED
 
@@ -644,9 +633,9 @@ def test_a_backup_without_an_internal_cache_counts_the_kernel_table() -> None:
     assert told.outcomes["purge"] is Outcome.SKIPPED
 
 
-def test_a_live_peer_with_nothing_to_send_is_ok(slow: dict[str, Future[Told]]) -> None:
+def test_a_live_peer_with_nothing_to_send_is_ok() -> None:
     """Peer alive, nothing to replicate: that is no fault."""
-    told = slow["nothing to send"].result()
+    told = tell(World(holds=0), State.BACKUP)
     assert told.outcomes["request-resync"] is Outcome.OK
 
 
@@ -656,9 +645,9 @@ def test_a_replica_that_was_full_already_is_ok() -> None:
     assert told.outcomes["request-resync"] is Outcome.OK
 
 
-def test_a_kept_copy_stops_the_purge(slow: dict[str, Future[Told]]) -> None:
+def test_a_kept_copy_stops_the_purge() -> None:
     """The last promotion did not flush: the copy is ours, old, and covers nothing."""
-    told = slow["a kept copy"].result()
+    told = tell(World(internal=500, external=500, holds=0), State.BACKUP, past=Past(kept=True))
     assert "-t" not in told.world.asked
     assert told.transition.kept
 
@@ -797,9 +786,22 @@ def test_a_newer_notification_stops_a_purge() -> None:
 
 MODES = st.sampled_from([FTFW, NOTRACK, ALARM, DIRECT, NO_INTERNAL, NO_CACHE])
 SIZES = st.sampled_from([0, 5, 500, 10_000])
-FATES = st.sampled_from(["done", "done", "done", "ignored", "unreached", "unanswered", "refused"])
+FATES = st.sampled_from(
+    ["done", "done", "done", "ignored", "late", "unreached", "unanswered", "refused"]
+)
 RAISED = {"unreached": Unreached, "unanswered": Unanswered, "refused": Refused}
-REQUESTS = ("-c", "-f", "-f internal", "-f external", "-R", "-B")
+REQUESTS = ("-c", "-f", "-f internal", "-f external", "-R", "-B", "-n", "-t")
+
+
+def late(world: World, name: str) -> Callable[[Callable[[], bool]], None]:
+    """A request that is carried out, and never answered."""
+
+    def act(_: Callable[[], bool]) -> None:
+        world.do(name)
+        world.give_up(name)
+        raise Unanswered(name)
+
+    return act
 
 
 class Case(NamedTuple):
@@ -836,15 +838,22 @@ def cases(draw: st.DrawFn) -> Case:
         room=draw(st.sampled_from([math.inf, 0, 300])),
         counts=draw(st.booleans()),
     )
+    meet(draw, world)
+    never = 1_000_000
+    return Case(world, draw(st.booleans()), draw(st.just(never) | st.integers(0, 40)))
+
+
+def meet(draw: st.DrawFn, world: World) -> None:
+    """Draw what becomes of the requests."""
     for name in (*REQUESTS, "-s"):
         fates = draw(st.lists(FATES, max_size=3))
         world.fates[name] = [RAISED[fate](name) if fate in RAISED else None for fate in fates]
         if "ignored" in fates and name != "-s":
             world.acts[name] = lambda _: None
+        if "late" in fates and name != "-s":
+            world.acts[name] = late(world, name)
     if draw(st.booleans()):
         world.fates["start"] = [Unstartable("it does not start")]
-    never = 1_000_000
-    return Case(world, draw(st.booleans()), draw(st.just(never) | st.integers(0, 40)))
 
 
 def follows(asked: list[str], steps: tuple[Step, ...]) -> bool:
@@ -858,7 +867,7 @@ def follows(asked: list[str], steps: tuple[Step, ...]) -> bool:
     return True
 
 
-any_case = settings(deadline=None, max_examples=30)
+any_case = settings(deadline=None, max_examples=200)
 
 
 @any_case
@@ -946,3 +955,64 @@ def test_a_commit_is_asked_at_most_twice(case: Case) -> None:
     """Once, and once more where a purge or a bulk disturbed it; unheard attempts do not count."""
     case.promote()
     assert case.world.asked.count("-c") - case.world.unheard.count("-c") <= 2
+
+
+@st.composite
+def standbys(draw: st.DrawFn) -> tuple[World, State, Past]:
+    """Draw any backup or fault."""
+    world = World(
+        draw(MODES),
+        internal=draw(SIZES),
+        external=draw(SIZES),
+        entries=draw(SIZES),
+        peer=draw(st.booleans()),
+        holds=draw(SIZES),
+    )
+    meet(draw, world)
+    past = Past(draw(st.booleans()), draw(st.booleans()))
+    return world, draw(st.sampled_from([State.BACKUP, State.FAULT])), past
+
+
+@any_case
+@given(standbys())
+def test_whatever_happens_a_purge_is_covered(case: tuple[World, State, Past]) -> None:
+    """-t only where a peer was heard that holds 90 % of what is here, and no copy was kept."""
+    world, state, past = case
+    covered: list[bool] = []
+    purge = world.acts.get("-t")
+
+    def witness(working: Callable[[], bool]) -> None:
+        ours = world.internal if world.replication.internal_cache else world.entries
+        covered.append(world.peer and world.heard > 0 and world.external >= 0.9 * ours)
+        if purge is not None:
+            purge(working)
+
+    world.acts["-t"] = witness
+    told = tell(world, state, past=past)
+    assert all(covered)
+    if "-t" in world.asked:
+        assert world.replication.external_cache
+        assert not told.transition.kept
+
+
+@any_case
+@given(standbys())
+def test_whatever_happens_a_standby_commits_no_copy(case: tuple[World, State, Past]) -> None:
+    """A backup or a fault asks -c only to disarm, over an external cache that is empty."""
+    world, state, past = case
+    copies: list[int] = []
+    world.acts["-c"] = lambda _: copies.append(world.external)
+    tell(world, state, past=past)
+    assert not any(copies)
+
+
+@any_case
+@given(standbys())
+def test_whatever_happens_a_standby_flushes_no_kernel_table(
+    case: tuple[World, State, Past],
+) -> None:
+    """What is in the kernel table stays there, unless a purge that is covered fires later."""
+    world, state, past = case
+    before = world.entries
+    tell(world, state, past=past)
+    assert world.entries >= before
