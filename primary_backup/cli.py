@@ -133,11 +133,17 @@ def _become(
     if dry_run:
         _print_plan(state, settings, reassert=reassert)
         return
-    ending = enter(state, settings, _Emitter(log_level), reassert=reassert)
-    for line in ending.trouble:
-        click.echo(f"ftfw-transition: {line}", err=True)
-    if as_json:
-        click.echo(ending.line)
+    emitter = _Emitter(log_level)
+    ending = enter(state, settings, emitter, reassert=reassert)
+    # All is done and written down, nobody waits for us: now a terminal may take its time.
+    try:
+        emitter.show()
+        for line in ending.trouble:
+            click.echo(f"ftfw-transition: {line}", err=True)
+        if as_json:
+            click.echo(ending.line)
+    except OSError:
+        pass  # nobody reads it; the record stands in the log
     sys.exit(EXIT_STATUS[ending.outcome])
 
 
@@ -155,6 +161,11 @@ class _Emitter:
             self._log = Log(self._level)
         line: str = self._log.event(name, fields)
         return line
+
+    def show(self) -> None:
+        """Write to stderr what is meant for it."""
+        if self._log is not None:
+            self._log.show()
 
 
 def _print_plan(state: State, settings: Settings, *, reassert: bool) -> None:
@@ -191,7 +202,9 @@ def main() -> None:
         reason = error.format_message().replace("\n", " ").rstrip(".")
         line = f"{reason}: say primary, backup, fault, stop or notify; `--help` tells more"
         click.echo(f"ftfw-transition: {line}", err=True)
-        _Emitter("info")("usage.refused", {"outcome": Outcome.FAILED.value, "reason": line})
+        emitter = _Emitter("info")
+        emitter("usage.refused", {"outcome": Outcome.FAILED.value, "reason": line})
+        emitter.show()
         sys.exit(USAGE)
     except click.Abort:
         sys.exit(EXIT_STATUS[Outcome.FAILED])

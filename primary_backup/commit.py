@@ -21,6 +21,8 @@ class Committing:
         self._before = self._last = self._daemon.kernel()
         self._early: int | None = None
         self._looked_early = False
+        self._answered = True
+        self._most = self._before.entries
         self.seen = Commit(None, 0, self._before.entries)
         self.proven = False
         """Whether the external cache may be dropped."""
@@ -32,7 +34,7 @@ class Committing:
         commit asked once more: all copies are seconds old then.
         """
         verdict = self._attempt()
-        if self._disturbed():
+        if self._answered and self._disturbed():
             self._wait_until_over()
             self._before = self._last = self._daemon.kernel()
             verdict = self._attempt()
@@ -41,11 +43,10 @@ class Committing:
     def _attempt(self) -> Verdict:
         starts = len(self._requests.starts)
         daemon = self._daemon.identity()
-        answered = True
         try:
             self._requests.ask(self._options, self._working)
         except Unanswered:
-            answered = False
+            self._answered = False
         was_dead = len(self._requests.starts) > starts
         if was_dead:
             daemon = self._daemon.identity()
@@ -63,7 +64,7 @@ class Committing:
                 _WHY_DEAD,
             )
         self._look(status.external)
-        if not answered or not self.seen.complete:
+        if not self._answered or not self.seen.complete:
             self._wait_until_still()
             self._look(self._requests.status().external)
         if status.external is None:
@@ -71,7 +72,7 @@ class Committing:
             entries = self.seen.entries
             return Verdict(Outcome.OK, f"the kernel table is the replica: {entries} entries")
         verdict, self.proven = judge_commit(self.seen)
-        if self.proven or answered:
+        if self.proven or self._answered:
             return verdict
         return Verdict(
             Outcome.DEGRADED, f"the commit did not end in time: {verdict.reason}", verdict.advice
@@ -118,9 +119,8 @@ class Committing:
     def _moved(self) -> bool:
         """Whether entries were made since the last look; packets make and end entries too."""
         last, self._last = self._last, self._daemon.kernel()
-        if self._last.inserted is None:
-            return last.entries != self._last.entries
-        return last.inserted != self._last.inserted
+        grown, self._most = self._last.entries > self._most, max(self._most, self._last.entries)
+        return grown if self._last.inserted is None else last.inserted != self._last.inserted
 
     def _disturbed(self) -> bool:
         """Whether a purge ate the commit, or the external cache grew under it."""

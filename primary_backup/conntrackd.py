@@ -58,6 +58,8 @@ class Daemon(NamedTuple):
             )  # fmt: skip
         except NotInstalled as error:
             raise Refused(f"{error}; install conntrackd, or name it with --conntrackd") from error
+        except OSError as error:  # no process or memory left: nothing was sent
+            raise Unreached(f"the client cannot be started: {error.strerror}") from error
         if finished.code is None or finished.code < 0:
             raise Unanswered(f"conntrackd did not answer {' '.join(options)} in time")
         if finished.code == 0:
@@ -97,8 +99,8 @@ class Daemon(NamedTuple):
             return None
         return found.st_dev, found.st_ino, found.st_ctime_ns
 
-    def start(self) -> str:
-        """Start the daemon and return how; raises Unstartable with the reason.
+    def start(self) -> tuple[str, str]:
+        """Start the daemon; the command, and what had to be done first. Raises Unstartable.
 
         A lock file that a killed daemon left makes every start fail without a word, so that it
         is removed first, when it is proven stale.
@@ -124,13 +126,18 @@ class Daemon(NamedTuple):
         if finished.code != 0:
             said = _message(finished.errors) or f"see {self.conf.log_file or 'its log'}"
             raise Unstartable(f"conntrackd does not start (`{how}`): {said}")
-        return f"started by `{how}`{removed}"
+        return how, removed
 
     def _remove_stale_lock(self, conf: Conntrackd) -> str:
         if not os.path.isfile(conf.lock_file) or not _nobody_listens(conf.socket or ""):
             return ""
-        os.unlink(conf.lock_file)
-        return f", stale lock {conf.lock_file} removed"
+        try:
+            os.unlink(conf.lock_file)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise Unstartable(f"stale lock {conf.lock_file}: {error.strerror}") from error
+        return f"stale lock {conf.lock_file} removed"
 
 
 def living_daemons() -> Iterator[int]:

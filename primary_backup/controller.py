@@ -117,8 +117,8 @@ class _Invocation:
     def carry_out(self, *, reassert: bool) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda n, _: self._signals.append(signal.Signals(n).name))
+        self._step_down()
         if self._state is State.STOP:
-            self._leave_word()
             reason = "nothing is asked of conntrackd: no peer can have proven itself by now"
             self._early = Verdict(Outcome.OK, reason)
             return
@@ -133,11 +133,11 @@ class _Invocation:
         except _Refusal as refusal:
             self._early = Verdict(Outcome.FAILED, *refusal.args)
         except Halted as why:
-            self._leave_word()
             self._early = Verdict(Outcome.SUPERSEDED, str(why))
 
     def leave(self) -> None:
         """Let the next one go on, whatever came of this one."""
+        self._step_down()  # again: a promotion that was under way may have committed since
         if self._run_dir is not None:
             self._run_dir.withdraw()
 
@@ -187,38 +187,49 @@ class _Invocation:
         before = self._run_dir.recall() if self._run_dir is not None else Memory()
         daemon = self._daemon.identity()
         same = daemon is not None and before.daemon is not None and daemon == tuple(before.daemon)
-        self._memory = before if same else Memory(state=before.state)
+        self._memory = before if same else Memory()
 
     def _already_done(self) -> bool:
         """Whether the same was done, and proven, by one that still ran when this was born."""
         memory = self._memory
         if memory.state != self._state.value or memory.done <= self._ticket.birth.seconds:
             return False
+        if self._state is State.PRIMARY and not (self._run_dir and self._run_dir.has_committed()):
+            return False
         self._early = Verdict(Outcome.OK, f"already done by transition {memory.transition}")
         return True
 
-    def _leave_word(self) -> None:
-        if self._run_dir is not None and self._state is not State.PRIMARY:
-            self._run_dir.leave_word()
+    def _step_down(self) -> None:
+        """Whatever keepalived's word costs: after it, the next primary is a first one."""
+        if self._run_dir is None or self._state is State.PRIMARY:
+            return
+        if self._run_dir.recall().birth < self._ticket.birth:
+            self._run_dir.forget_commit()
 
     def _is_second(self) -> bool:
-        """Whether this daemon's last request was a primary's, which committed to the end."""
-        if self._run_dir is None or self._run_dir.take_word():
+        """Whether this daemon's last request was a primary's, which committed to the end.
+
+        A daemon that has far more of the peer's connections than it had then has a peer that
+        was primary meanwhile, whatever was written down here.
+        """
+        if self._run_dir is None or not self._run_dir.has_committed():
             return False
         if any(ticket.state is not State.PRIMARY for ticket in self._run_dir.tickets()):
             return False
-        if self._memory.state != State.PRIMARY.value or not self._memory.committed:
+        if self._memory.state != State.PRIMARY.value:
             return False
         try:
-            self._daemon.request(("-s",))
+            status = self._daemon.status()
         except (Unreached, Unanswered, Refused):
             return False
-        return True
+        news = (status.external or 0) > max(100, 0.1 * (status.internal or 0))
+        return self._memory.kept or not news
 
     # -- the plan ---------------------------------------------------------------------------
 
     def _run(self, steps: tuple[Step, ...]) -> None:
-        first = self._state is State.PRIMARY and any(step.name == "commit" for step in steps)
+        if any(step.name == "commit" for step in steps) and self._run_dir is not None:
+            self._run_dir.forget_commit()
         previous = self._memory
         self._memory = previous._replace(
             boot=self._boot,
@@ -226,7 +237,6 @@ class _Invocation:
             ticks=self._ticket.birth.ticks,
             pid=self._ticket.birth.pid,
             state=self._state.value,
-            committed=previous.committed and previous.state == self._state.value and not first,
             done=0.0,
         )
         if self._unread:
@@ -251,10 +261,8 @@ class _Invocation:
     def _about_to(self, step: Step) -> None:
         """Write down what must not be forgotten, before it is asked."""
         if step.when is When.PEER_COVERS and self._conf is not None:
-            now = _boot_seconds()
-            if self._memory.purge_due < now:  # a second -t does not put a pending one off
-                due = now + self._conf.purge_timeout + PURGE_MARGIN_SECONDS
-                self._memory = self._memory._replace(purge_due=due)
+            due = _boot_seconds() + self._conf.purge_timeout + PURGE_MARGIN_SECONDS
+            self._memory = self._memory._replace(purge_due=due)
         if step.name == "commit":
             self._memory = self._memory._replace(kept=True)  # until it is proven
         self._memorise()
@@ -266,8 +274,9 @@ class _Invocation:
         cancels = result.name in ("commit", "flush", "flush-internal", "disarm")
         if asked and (cancels or taken_back):
             self._memory = self._memory._replace(purge_due=0.0)
-        if asked and result.name == "commit":
-            self._memory = self._memory._replace(committed=True)
+        if asked and result.name == "commit" and self._run_dir is not None:
+            with contextlib.suppress(OSError):  # a full disk: then the next is a first one too
+                self._run_dir.note_commit()
         self._memory = self._memory._replace(kept=transition.kept)
         if result.attempts:
             self._memorise()

@@ -51,11 +51,26 @@ class SystemLog(logging.Handler):
             pass  # the log is full, hung or gone: the transition goes on, its record is kept
 
 
-class Table(logging.Handler):
-    """What a person at a terminal wants to see: a line for each step, and how it ended."""
+class Held(logging.Handler):
+    """JSON lines for stderr, held back: a pipe that nobody reads must not hold a transition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one event as a line to stderr."""
+        """Keep one event's line."""
+        self.lines.append(self.format(record))
+
+
+class Table(Held):
+    """What a person at a terminal wants to see: a line for each step, and how it ended.
+
+    Held back too: a terminal may be stopped, or go with the very connection that fails over.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one event's line."""
         event = record.__dict__
         if record.msg == "step.finished":
             text = "  {step:<15} {outcome:<10} {seconds:>7.2f} s  {reason}".format_map(event)
@@ -65,7 +80,7 @@ class Table(logging.Handler):
                 text += f"\n  next: {event['advice']}"
         else:
             return  # a wrong usage is told by the command itself
-        print(text.rstrip(), file=sys.stderr)
+        self.lines.append(text.rstrip())
 
 
 class Log:
@@ -80,18 +95,25 @@ class Log:
             json_ensure_ascii=False,
         )
         self._logger = logging.Logger(IDENTIFIER, level.upper())  # noqa: LOG001  # ours alone
-        terminal = sys.stderr.isatty()
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._held = Table() if terminal else Held()
         try:
             self._add(SystemLog())
         except OSError:
             if not terminal:
-                self._add(logging.StreamHandler())
+                self._add(self._held)
         if terminal:
-            self._add(Table())
+            self._add(self._held)
 
     def _add(self, handler: logging.Handler) -> None:
         handler.setFormatter(self._formatter)
         self._logger.addHandler(handler)
+
+    def show(self) -> None:
+        """Write to stderr what was held back."""
+        for line in self._held.lines:
+            print(line, file=sys.stderr)
+        self._held.lines.clear()
 
     def event(self, name: str, fields: dict[str, Any]) -> str:
         """Log one event at its outcome's level; returns the JSON line."""

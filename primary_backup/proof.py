@@ -74,7 +74,9 @@ class Commit(NamedTuple):
     @property
     def eaten(self) -> bool:
         """Whether entries vanished after they were made: a purge fired into the commit."""
-        return self.inserted is not None and self.entries < 0.99 * self.inserted
+        if self.inserted is None:
+            return False
+        return self.inserted - self.entries > max(10, 0.01 * self.inserted)
 
 
 def judge_commit(commit: Commit) -> tuple[Verdict, bool]:

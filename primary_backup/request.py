@@ -55,14 +55,15 @@ class Daemon(Protocol):
     def identity(self) -> object:
         """What tells this daemon from the next one."""
 
-    def start(self) -> str:
-        """Start the daemon and say how; raises Unstartable."""
+    def start(self) -> tuple[str, str]:
+        """Start the daemon; the command, and what had to be done first. Raises Unstartable."""
 
 
 class Start(NamedTuple):
     """The daemon was dead and has been started: how, and how long it took in seconds."""
 
-    how: str
+    command: str
+    reason: str
     seconds: float
 
 
@@ -133,8 +134,8 @@ class Requests:
                 raise
         self.check()
         began = self.clock()
-        how = self.daemon.start()
-        self.starts.append(Start(how, round(self.clock() - began, 4)))
+        command, reason = self.daemon.start()
+        self.starts.append(Start(command, reason, round(self.clock() - began, 4)))
         self.first = None
         return self._retry(call)
 

@@ -59,8 +59,6 @@ class Memory(NamedTuple):
     state: str = ""
     """Who sent the last request, and for which state."""
     transition: str = ""
-    committed: bool = False
-    """Whether that was a primary whose commit was attempted to the end."""
     kept: bool = False
     """The external cache still holds what a promotion committed, or could not prove to have."""
     purge_due: float = 0.0
@@ -166,18 +164,22 @@ class RunDir:
         """The youngest invocation that is shown and lives."""
         return max(self.tickets(), default=None)
 
-    def leave_word(self) -> None:
-        """Note that a backup, fault or stop came and asked nothing: a primary is a first one."""
-        with contextlib.suppress(OSError):  # a full disk: keepalived's next word comes anyway
-            os.close(self._open("unheeded", os.O_WRONLY | os.O_CREAT))
+    def note_commit(self) -> None:
+        """Note that a primary's commit was attempted to the end; raises OSError."""
+        os.close(self._open("committed", os.O_WRONLY | os.O_CREAT))
 
-    def take_word(self) -> bool:
-        """Whether such a word was left, and clear it."""
+    def has_committed(self) -> bool:
+        """Whether one was, and no backup, fault or stop came since."""
         try:
-            os.unlink("unheeded", dir_fd=self._fd)
+            os.stat("committed", dir_fd=self._fd, follow_symlinks=False)
         except OSError:
             return False
         return True
+
+    def forget_commit(self) -> None:
+        """Make the next primary a first one; works on a full disk too."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink("committed", dir_fd=self._fd)
 
     def try_lock(self, ticket: Ticket) -> bool:
         """Take the lock if it is free; the kernel frees it when this process dies."""

@@ -65,11 +65,19 @@ class Transition:
         self.proven = False
         """Whether the commit brought back what there was."""
         self._peer = Peer(requests)
+        self._copies = past.kept
+        self._rebuilding = False
         self.commit: Commit | None = None
-        self.kept = past.kept
-        """Whether the external cache still holds what a promotion did not flush."""
         self.purged = False
         """Whether a purge was asked for, and not taken back."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the caches do not tell what only this node holds.
+
+        A promotion's copies were not flushed, or the internal cache was emptied and not rebuilt.
+        """
+        return self._copies or self._rebuilding
 
     def results(self) -> Iterator[StepResult]:
         """Carry out the steps; yields one result for each step of the plan, in order.
@@ -86,7 +94,14 @@ class Transition:
                 continue
             result = self._result(step, command)
             for start in self._requests.starts[reported:]:
-                yield StepResult("start", start.how, Outcome.OK, attempts=1, seconds=start.seconds)
+                yield StepResult(
+                    "start",
+                    start.command,
+                    Outcome.OK,
+                    start.reason,
+                    attempts=1,
+                    seconds=start.seconds,
+                )
             reported = len(self._requests.starts)
             yield result
             if result.outcome is Outcome.FAILED:
@@ -147,6 +162,13 @@ class Transition:
         return None
 
     def _ask(self, step: Step) -> None:
+        if step.options in (("-f",), ("-f", "internal")):
+            if self._requests.status().internal is None:
+                raise Refused(
+                    "the running conntrackd has no internal cache, though its file says so: "
+                    "this would flush the kernel table; restart conntrackd with that file"
+                )
+            self._rebuilding = True
         self._about_to(step)
         self._requests.ask(step.options)
 
@@ -159,26 +181,28 @@ class Transition:
     def _commit(self, step: Step) -> Verdict:
         self._about_to(step)
         committing = Committing(self._requests, step.options)
-        self.kept = True  # until it is flushed: also where an error ends this
+        self._copies = True  # until it is flushed: also where an error ends this
         try:
             verdict = committing.carry_out()
         finally:
             self.commit = committing.seen
         self.proven = committing.proven
-        self.kept = bool(self.commit.expected)
+        self._copies = bool(self.commit.expected)
         return verdict
 
     def _flush(self, step: Step) -> Verdict:
         before = self.commit.expected if self.commit else None
         self._ask(step)
         verdict = judge_flush(before, self._requests.status())
-        self.kept = verdict.outcome is not Outcome.OK
+        self._copies = verdict.outcome is not Outcome.OK
         return verdict
 
     def _resync(self, step: Step) -> Verdict:
         self._ask(step)
         recovered = self.commit.recovered if self.commit else 0
-        return judge_resync(recovered, self._requests.status())
+        verdict = judge_resync(recovered, self._requests.status())
+        self._rebuilding = self._rebuilding and verdict.outcome is not Outcome.OK
+        return verdict
 
     def _bulk_send(self, step: Step) -> Verdict:
         """A peer's absence degrades no promotion: it has just died, that is the ordinary case."""
@@ -205,7 +229,7 @@ class Transition:
             )
         self._ask(step)
         verdict = judge_flush(before.external, self._requests.status())
-        self.kept = verdict.outcome is not Outcome.OK
+        self._copies = verdict.outcome is not Outcome.OK
         return verdict
 
     def _request_resync(self, step: Step) -> Verdict:
@@ -255,6 +279,8 @@ class Transition:
         status = self._daemon.status()
         for step in self._plan:
             few = (status.external or 0) <= max(100, 0.1 * self._ours(status))
+            if status.internal is None and step.options == ("-f", "internal"):
+                return  # the running daemon is not what its file says: that would be a flush
             if step.when is When.PURGE_PENDING or (step.when is When.PURGE_PENDING_EMPTY and few):
                 self._daemon.request(step.options)
                 self.purged = False

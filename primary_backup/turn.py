@@ -4,7 +4,7 @@ import time
 
 from primary_backup.plan import State
 from primary_backup.request import Halted
-from primary_backup.rundir import RunDir, Ticket
+from primary_backup.rundir import Memory, RunDir, Ticket
 
 LOCK_SECONDS = 60.0
 OVERTAKE_SECONDS = 6.0
@@ -32,12 +32,20 @@ class Turn:
         if self._run_dir is None:
             return None
         acted = self._run_dir.recall()
-        if acted.birth > self._ticket.birth:
+        if acted.birth > self._ticket.birth and not self._unfinished(acted):
             return f"superseded by a younger {acted.state} (pid {acted.pid})"
         shown = self._run_dir.youngest()
         if shown and shown.birth > self._ticket.birth and shown.state is not self._ticket.state:
             return f"superseded by a younger {shown.state.value} (pid {shown.birth.pid})"
         return None
+
+    def _unfinished(self, acted: Memory) -> bool:
+        """Whether a younger one wanted the same, and it is still to be done."""
+        if acted.state != self._ticket.state.value:
+            return False
+        if self._run_dir is not None and self._ticket.state is State.PRIMARY:
+            return not self._run_dir.has_committed()
+        return not acted.done
 
     def halted(self) -> str | None:
         """Why nothing more may be asked; None while this is still the newest word."""
@@ -69,11 +77,12 @@ class Turn:
             waited = time.monotonic() - began
             holder = self._run_dir.holder()
             by = f"held by a {holder.state} (pid {holder.pid})" if holder else "held"
-            if self._ticket.state is State.PRIMARY and holder is not None:
-                overdue = waited > OVERTAKE_SECONDS and holder.state != State.PRIMARY.value
-                if holder.stopped or overdue or waited > LOCK_SECONDS:
+            if self._ticket.state is State.PRIMARY:
+                working = holder is not None and holder.state == State.PRIMARY.value
+                stopped = holder is not None and holder.stopped
+                if stopped or waited > (LOCK_SECONDS if working else OVERTAKE_SECONDS):
                     return f"went on without the lock, {by}"
-            if waited > LOCK_SECONDS:
+            elif waited > LOCK_SECONDS:
                 raise Stuck(f"the lock did not come free in {LOCK_SECONDS:.0f} s, {by}")
             time.sleep(LOOK_SECONDS)
         why = self.halted()
