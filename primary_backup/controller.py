@@ -207,11 +207,7 @@ class _Invocation:
             self._run_dir.forget_commit()
 
     def _is_second(self) -> bool:
-        """Whether this daemon's last request was a primary's, which committed to the end.
-
-        A daemon that has far more of the peer's connections than it had then has a peer that
-        was primary meanwhile, whatever was written down here.
-        """
+        """Whether this daemon's last request was a primary's, which committed to the end."""
         if self._run_dir is None or not self._run_dir.has_committed():
             return False
         if any(ticket.state is not State.PRIMARY for ticket in self._run_dir.tickets()):
@@ -219,11 +215,10 @@ class _Invocation:
         if self._memory.state != State.PRIMARY.value:
             return False
         try:
-            status = self._daemon.status()
+            self._daemon.status()
         except (Unreached, Unanswered, Refused):
             return False
-        news = (status.external or 0) > max(100, 0.1 * (status.internal or 0))
-        return self._memory.kept or not news
+        return True
 
     # -- the plan ---------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Every hook runs in a node of its own: no kernel entry, no log, no systemd of thi
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -1112,3 +1113,107 @@ def test_a_hung_promotion_says_what_to_do(
     """After a failed promotion the reader is told what to type next."""
     _, ended = hung["primary"]
     assert "ftfw-transition primary" in ended.event["advice"]
+
+
+# -- who is second ------------------------------------------------------------------------------
+
+
+def fill_the_disk(node: Node) -> None:
+    """Let the run directory's file system have room for nothing more."""
+    node.sh(f"head -c 1m /dev/zero >{node.run_dir}/filler 2>/dev/null || :")
+
+
+def test_a_backup_that_could_write_nothing_makes_the_next_primary_a_first_one(node: Node) -> None:
+    """/run is full: what the peer opened meanwhile must be committed all the same."""
+    node.run_dir.mkdir(mode=0o700)
+    node.sh(f"mount -t tmpfs -o mode=700,size=64k none {node.run_dir}")
+    promoted(node)
+    fill_the_disk(node)
+    node.has(holds=500)
+    node.run("backup")
+    node.run("primary")
+    assert node.asked.count("-c") == 2
+
+
+@pytest.mark.parametrize("word", ["backup", "fault", "stop"])
+def test_a_word_that_asked_nothing_makes_the_next_primary_a_first_one(
+    node: Node, word: str
+) -> None:
+    """A half-edited file, nothing to ask: keepalived said all the same that another was primary."""
+    promoted(node)
+    node.on("-s", 'refuse "parsing config file in line (3)"')
+    node.run(word)
+    node.on("-s", "")
+    node.run("primary")
+    assert node.asked.count("-c") == 2
+
+
+def test_a_re_assertion_that_comes_first_leaves_the_commit_to_its_promotion(node: Node) -> None:
+    """keepalived's hooks run out of order: the older one is the promotion."""
+    node.has(holds=3)
+    node.run("backup")
+    promotion = node.start("primary")
+    promotion.signal(signal.SIGSTOP)
+    node.run("notify", "INSTANCE", "VI_1", "MASTER_RX_LOWER_PRI", "150")
+    promotion.signal(signal.SIGCONT)
+    promotion.wait()
+    assert node.asked.count("-c") == 1
+
+
+def test_a_lock_of_nobody_s_refuses_no_promotion(node: Node) -> None:
+    """Whoever holds it, and does not say who it is, does not stand before a commit for long."""
+    node.run_dir.mkdir(mode=0o700)
+    with open(node.run_dir / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended = node.run("primary")
+    assert node.asked == ["-c", "-f", "-R", "-B"]
+    assert (ended.code, ended.event["waited_seconds"] < 30) == (3, True)
+
+
+# -- a daemon unlike its file, a terminal that stops --------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["primary", "notify G1 MASTER_RX_LOWER_PRI"])
+def test_a_daemon_without_an_internal_cache_is_asked_no_flush(node: Node, word: str) -> None:
+    """Its file was edited, it was not restarted: -f and -f internal would flush the kernel."""
+    node.on(
+        "-s",
+        "cat <<E\ninternal bypass:\n\ncache external:\ncurrent active connections: 0\nE\nexit 0",
+    )
+    ended = node.run(*word.split())
+    assert not {"-f", "-f internal"} & set(node.asked)
+    assert ended.code in {1, 3}
+    assert "restart conntrackd" in ended.event["reason"]
+
+
+def test_a_fault_after_a_promotion_that_was_cut_before_its_resync_purges_nothing(
+    node: Node,
+) -> None:
+    """The internal cache is empty then, and tells nothing of what only this node holds."""
+    node.has(external=0, internal=0)
+    node.on("-R", "exit 1")
+    node.run("primary")
+    node.on("-R", "")
+    node.run("fault")
+    assert node.asked.count("-t") == 0
+
+
+def test_a_terminal_that_is_not_read_holds_no_lock(node: Node) -> None:
+    """Somebody typed Ctrl-S, or the connection is the one that fails over: the next one acts."""
+    terminal, end = pty.openpty()
+    fill_terminal(end)
+    first = node.start("primary", stderr=end)
+    until(lambda: "-B" in node.asked, "the promotion has asked all it asks")
+    assert node.run("backup").code == 0
+    os.close(terminal)
+    os.close(end)
+    first.wait()
+
+
+def fill_terminal(end: int) -> None:
+    """Write until no more is taken, as when nobody reads."""
+    os.set_blocking(end, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(end, b"x" * 4096)
+    os.set_blocking(end, True)

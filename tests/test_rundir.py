@@ -276,7 +276,6 @@ MEMORIES = st.builds(
     pid=st.integers(0, 2**22),
     state=st.sampled_from([state.value for state in State]),
     transition=st.text(st.characters(codec="utf-8")),
-    committed=st.booleans(),
     kept=st.booleans(),
     purge_due=st.floats(0, 1e9),
     done=st.floats(0, 1e9),
@@ -298,7 +297,7 @@ def test_what_was_memorised_is_recalled(
 
 def test_nothing_is_recalled_of_another_boot(run_dir: RunDir) -> None:
     """Pids, births and daemons of another boot mean nothing."""
-    run_dir.memorise(Memory(boot="another", committed=True))
+    run_dir.memorise(Memory(boot="another", kept=True))
     assert run_dir.recall() == Memory()
 
 
@@ -349,3 +348,18 @@ def test_a_file_of_ours_is_nobody_else_s(tmp_path: Path, run_dir: RunDir) -> Non
         os.umask(before)
     modes = {path.stat().st_mode & 0o7777 for path in (tmp_path / "run").iterdir()}
     assert modes == {0o600}
+
+
+# -- who has committed ---------------------------------------------------------------------------
+
+
+def test_a_commit_is_noted_until_it_is_forgotten(run_dir: RunDir) -> None:
+    """What makes a primary a second one is a fact that any backup, fault or stop can destroy."""
+    seen = [run_dir.has_committed()]
+    run_dir.note_commit()
+    seen.append(run_dir.has_committed())
+    run_dir.forget_commit()
+    run_dir.forget_commit()
+    seen.append(run_dir.has_committed())
+
+    assert seen == [False, True, False]

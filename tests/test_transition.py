@@ -142,11 +142,11 @@ class World:
     def identity(self) -> object:
         return self.born
 
-    def start(self) -> str:
+    def start(self) -> tuple[str, str]:
         self.starts += 1
         self._meet("start")
         self.revive()
-        return "conntrackd -d"
+        return "conntrackd -d", ""
 
     # -- what happens -----------------------------------------------------------------------
 
