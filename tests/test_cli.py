@@ -5,11 +5,11 @@ Every hook runs in a node of its own: no kernel entry, no log, no systemd of thi
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import sys
@@ -1212,8 +1212,14 @@ def test_a_terminal_that_is_not_read_holds_no_lock(node: Node) -> None:
 
 def fill_terminal(end: int) -> None:
     """Write until no more is taken, as when nobody reads."""
+
+    def full() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(end, b"x")
+        # The kernel moves what was written on, and takes more, for a while.
+        return not select.select([], [end], [], 0.2)[1]
+
     os.set_blocking(end, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(end, b"x" * 4096)
+    until(full, "the terminal takes no more")
     os.set_blocking(end, True)
