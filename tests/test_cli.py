@@ -5,6 +5,7 @@ Every hook runs in a node of its own: no kernel entry, no log, no systemd of thi
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
