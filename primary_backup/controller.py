@@ -1,6 +1,5 @@
 """Hold the lock, carry out the plan, log each step, remember the result."""
 
-import contextlib
 import os
 import signal
 import time
@@ -9,12 +8,13 @@ from typing import Any, NamedTuple
 
 from primary_backup.conf import ConfError, Conntrackd, read_conntrackd
 from primary_backup.conntrackd import Daemon
+from primary_backup.history import History, boot_seconds
 from primary_backup.plan import STARTS_DAEMON, Replication, State, Step, When, plan
 from primary_backup.proof import Commit, Outcome, Verdict
 from primary_backup.record import advice, conclude, step_fields
 from primary_backup.request import Halted, Refused, Requests, Unanswered, Unreached
-from primary_backup.rundir import Memory, RunDir, Ticket, Unusable, boot_id, born
-from primary_backup.transition import Past, StepResult, Transition
+from primary_backup.rundir import RunDir, Ticket, Unusable, born
+from primary_backup.transition import StepResult, Transition
 from primary_backup.turn import Stuck, Turn
 
 Emit = Callable[[str, dict[str, Any]], str]
@@ -22,8 +22,6 @@ Emit = Callable[[str, dict[str, Any]], str]
 
 TRANSITION_SECONDS = 45.0
 """When a transition gives up; the time in which a commit makes entries does not count."""
-PURGE_MARGIN_SECONDS = 5.0
-"""A purge that is late is still pending."""
 
 
 class Settings(NamedTuple):
@@ -72,10 +70,6 @@ def enter(state: State, settings: Settings, emit: Emit, *, reassert: bool = Fals
         invocation.leave()
 
 
-def _boot_seconds() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class _Refusal(Exception):
     """Nothing can be asked of the daemon; the second argument says what to do."""
 
@@ -88,9 +82,7 @@ class _Invocation:
         self._settings = settings
         self._emit = emit
         self._ticket = Ticket(born(), state)
-        self._boot = boot_id()
-        self._id = f"{self._boot[:8]}-{self._ticket.birth.ticks}-{self._ticket.birth.pid}"
-        self._turned = _boot_seconds()
+        self._turned = boot_seconds()
         self._signals: list[str] = []
         self._trouble: list[str] = []
         self._unread = ""
@@ -99,8 +91,8 @@ class _Invocation:
         self._early: Verdict | None = None
         self._commit: Commit | None = None
         self._conf: Conntrackd | None = None
-        self._memory = Memory()
         self._run_dir = self._open()
+        self._history = History(self._run_dir, self._ticket)
         self._turn = Turn(self._run_dir, self._ticket, self._signals)
         self._daemon = Daemon(settings.conntrackd, settings.config, None)
 
@@ -117,7 +109,7 @@ class _Invocation:
     def carry_out(self, *, reassert: bool) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda n, _: self._signals.append(signal.Signals(n).name))
-        self._step_down()
+        self._history.step_down()
         if self._state is State.STOP:
             reason = "nothing is asked of conntrackd: no peer can have proven itself by now"
             self._early = Verdict(Outcome.OK, reason)
@@ -125,8 +117,10 @@ class _Invocation:
         try:
             self._read_input()
             self._take_turn()
-            self._recall()
-            if self._already_done():
+            self._history.recall(self._daemon.identity)
+            done_by = self._history.done_by()
+            if done_by is not None:
+                self._early = Verdict(Outcome.OK, f"already done by transition {done_by}")
                 return
             again = self._state is State.PRIMARY and (reassert or self._is_second())
             self._run(plan(self._state, replication(self._conf), again=again))
@@ -137,7 +131,7 @@ class _Invocation:
 
     def leave(self) -> None:
         """Let the next one go on, whatever came of this one."""
-        self._step_down()  # again: a promotion that was under way may have committed since
+        self._history.step_down()  # again: a promotion that was under way may have committed since
         if self._run_dir is not None:
             self._run_dir.withdraw()
 
@@ -170,8 +164,7 @@ class _Invocation:
         try:
             self._run_dir.show(self._ticket)
         except OSError as error:
-            self._trouble.append(f"run directory {self._settings.run_dir}: {error.strerror}")
-            self._notes.append(f"without a ticket: {error.strerror}")
+            self._no_record(f"without a ticket: {error.strerror}", str(error.strerror))
         try:
             note = self._turn.take()
         except Stuck as error:
@@ -180,39 +173,11 @@ class _Invocation:
             ) from error
         if note is not None:
             self._notes.append(note)
-        self._turned = _boot_seconds()
-
-    def _recall(self) -> None:
-        """Take over what earlier transitions left, as far as this same daemon still has it."""
-        before = self._run_dir.recall() if self._run_dir is not None else Memory()
-        daemon = self._daemon.identity()
-        same = daemon is not None and before.daemon is not None and daemon == tuple(before.daemon)
-        self._memory = before if same else Memory()
-
-    def _already_done(self) -> bool:
-        """Whether the same was done, and proven, by one that still ran when this was born."""
-        memory = self._memory
-        if memory.state != self._state.value or memory.done <= self._ticket.birth.seconds:
-            return False
-        if self._state is State.PRIMARY and not (self._run_dir and self._run_dir.has_committed()):
-            return False
-        self._early = Verdict(Outcome.OK, f"already done by transition {memory.transition}")
-        return True
-
-    def _step_down(self) -> None:
-        """Whatever keepalived's word costs: after it, the next primary is a first one."""
-        if self._run_dir is None or self._state is State.PRIMARY:
-            return
-        if self._run_dir.recall().birth < self._ticket.birth:
-            self._run_dir.forget_commit()
+        self._turned = boot_seconds()
 
     def _is_second(self) -> bool:
-        """Whether this daemon's last request was a primary's, which committed to the end."""
-        if self._run_dir is None or not self._run_dir.has_committed():
-            return False
-        if any(ticket.state is not State.PRIMARY for ticket in self._run_dir.tickets()):
-            return False
-        if self._memory.state != State.PRIMARY.value:
+        """Whether the last request was a primary's that committed, and its daemon still answers."""
+        if not self._history.is_second():
             return False
         try:
             self._daemon.status()
@@ -223,20 +188,10 @@ class _Invocation:
     # -- the plan ---------------------------------------------------------------------------
 
     def _run(self, steps: tuple[Step, ...]) -> None:
-        if any(step.name == "commit" for step in steps) and self._run_dir is not None:
-            self._run_dir.forget_commit()
-        previous = self._memory
-        self._memory = previous._replace(
-            boot=self._boot,
-            transition=self._id,
-            ticks=self._ticket.birth.ticks,
-            pid=self._ticket.birth.pid,
-            state=self._state.value,
-            done=0.0,
-        )
         if self._unread:
             self._notes.append(f"only what is safe in every mode was asked: {self._unread}")
-        if not self._memorise():
+        past = self._history.begin(steps)
+        if self._run_dir is None or self._history.trouble:
             steps = tuple(step for step in steps if step.when is not When.PEER_COVERS)
         requests = Requests(
             self._daemon,
@@ -245,53 +200,21 @@ class _Invocation:
             pause=self._turn.pause,
             deadline=time.monotonic() + TRANSITION_SECONDS,
         )
-        past = Past(previous.kept, purge_pending=_boot_seconds() < previous.purge_due)
         transition = Transition(steps, requests, past, self._about_to)
         for result in transition.results():
             self._commit = transition.commit
             self._steps.append(result)
-            self._learn(result, transition)
+            self._history.learn(result, transition)
             self._emit("step.finished", self._step_event(result))
+        if self._history.trouble:
+            self._no_record(f"without record: {self._history.trouble}", self._history.trouble)
 
     def _about_to(self, step: Step) -> None:
-        """Write down what must not be forgotten, before it is asked."""
-        if step.when is When.PEER_COVERS and self._conf is not None:
-            due = _boot_seconds() + self._conf.purge_timeout + PURGE_MARGIN_SECONDS
-            self._memory = self._memory._replace(purge_due=due)
-        if step.name == "commit":
-            self._memory = self._memory._replace(kept=True)  # until it is proven
-        self._memorise()
+        self._history.about_to(step, self._conf.purge_timeout if self._conf else 0)
 
-    def _learn(self, result: StepResult, transition: Transition) -> None:
-        """Write down what a step has changed, for the next transition."""
-        asked = result.attempts > 0 and result.outcome is not Outcome.FAILED
-        taken_back = result.name == "purge" and not transition.purged
-        cancels = result.name in ("commit", "flush", "flush-internal", "disarm")
-        if asked and (cancels or taken_back):
-            self._memory = self._memory._replace(purge_due=0.0)
-        if asked and result.name == "commit" and self._run_dir is not None:
-            with contextlib.suppress(OSError):  # a full disk: then the next is a first one too
-                self._run_dir.note_commit()
-        self._memory = self._memory._replace(kept=transition.kept)
-        if result.attempts:
-            self._memorise()
-
-    def _memorise(self) -> bool:
-        """Write the memory down; False where the next transition will not know of this one."""
-        if self._run_dir is None:
-            return False
-        if self._run_dir.recall().birth > self._ticket.birth:
-            return True  # a younger one has acted, and written down its own
-        self._memory = self._memory._replace(daemon=self._daemon.identity())
-        try:
-            self._run_dir.memorise(self._memory)
-        except OSError as error:
-            trouble = f"run directory {self._settings.run_dir}: {error.strerror}"
-            if trouble not in self._trouble:
-                self._trouble.append(trouble)
-                self._notes.append(f"without record: {error.strerror}")
-            return False
-        return True
+    def _no_record(self, note: str, trouble: str) -> None:
+        self._trouble.append(f"run directory {self._settings.run_dir}: {trouble}")
+        self._notes.append(note)
 
     # -- the record -------------------------------------------------------------------------
 
@@ -307,12 +230,12 @@ class _Invocation:
         elif self._unread:
             self._trouble.append(self._unread)
         event: dict[str, Any] = {
-            "transition": self._id,
+            "transition": self._history.transition,
             "state": self._state.value,
             "outcome": verdict.outcome.value,
             "reason": "; ".join((verdict.reason, *self._notes)),
             "advice": advice(self._state, verdict),
-            "seconds": round(_boot_seconds() - self._turned, 3),
+            "seconds": round(boot_seconds() - self._turned, 3),
             "expected": self._commit.expected if self._commit else None,
             "recovered": self._commit.recovered if self._commit else 0,
             "kernel_entries": self._daemon.kernel().entries,
@@ -320,24 +243,21 @@ class _Invocation:
             "steps": [step_fields(result) for result in self._steps],
         }
         line = self._emit("transition.finished", event)
-        self._remember(line, verdict.outcome)
+        proven = verdict.outcome is Outcome.OK and bool(self._steps)
+        self._history.finish(line, proven=proven)
         return Ending(verdict.outcome, event, line, tuple(self._trouble))
 
     def _step_event(self, result: StepResult) -> dict[str, Any]:
         fields = step_fields(result)
         step = fields.pop("name")  # a name that logging keeps for itself
-        fields = {"transition": self._id, "state": self._state.value, "step": step, **fields}
+        fields = {
+            "transition": self._history.transition,
+            "state": self._state.value,
+            "step": step,
+            **fields,
+        }
         if result.name == "commit" and self._commit is not None:
             fields["expected"] = self._commit.expected
             fields["recovered"] = self._commit.recovered
             fields["kernel_entries"] = self._commit.entries
         return fields
-
-    def _remember(self, line: str, outcome: Outcome) -> None:
-        if self._run_dir is None:
-            return
-        if outcome is Outcome.OK and self._steps:
-            self._memory = self._memory._replace(done=_boot_seconds())
-            self._memorise()
-        with contextlib.suppress(OSError):  # the event itself stands in the log
-            self._run_dir.remember(line)

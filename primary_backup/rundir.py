@@ -178,7 +178,7 @@ class RunDir:
 
     def forget_commit(self) -> None:
         """Make the next primary a first one; works on a full disk too."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # not there, or a file system gone read-only
             os.unlink("committed", dir_fd=self._fd)
 
     def try_lock(self, ticket: Ticket) -> bool:
