@@ -30,9 +30,11 @@ Sync {{
     }}
 }}
 """
-_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
 # Neither this machine's log nor its systemd may be asked; a terminal comes with its descriptor.
+# Devices of its own are on a file system of its own: /tmp may be one without any (nodev).
 _FURNISH = """
+mount -t tmpfs -o mode=755 none {dev}
+cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom {dev}
 mount --bind {dev} /dev
 mount -t tmpfs none /run
 echo ready
@@ -122,17 +124,13 @@ class Node:
         self.config = self.world / "conntrackd.conf"
         self.socket = self.world / "ctl"
         self.client = CLIENT
-        self._dev = path / "dev"
         self._hooks: list[Hook] = []
         (self.world / "on").mkdir(parents=True)
         self.socket.touch()  # whose identity is the daemon's
         self.configure("Mode FTFW { }")
         self.has(peer=1)
-        self._dev.mkdir()
-        self._dev.chmod(0o755)
-        for name, (major, minor) in _DEVICES.items():
-            os.mknod(self._dev / name, 0o20666, os.makedev(major, minor))
-        furnish = _FURNISH.format(dev=self._dev, sleep=shutil.which("sleep"))
+        (path / "dev").mkdir()
+        furnish = _FURNISH.format(dev=path / "dev", sleep=shutil.which("sleep"))
         self._holder = subprocess.Popen(
             ["unshare", "--net", "--mount", "sh", "-ec", furnish],
             stdout=subprocess.PIPE,
@@ -258,7 +256,7 @@ class Node:
     def log_socket(self) -> socket.socket:
         """Put up a log, as journald does; whoever asks for it reads it, or does not."""
         log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        log.bind(str(self._dev / "log"))
+        log.bind(f"/proc/{self._holder.pid}/root/dev/log")
         log.settimeout(5)
         return log
 
