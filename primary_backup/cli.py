@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from primary_backup.conf import ConfError
+from primary_backup.conntrackd import Daemon
 from primary_backup.controller import Settings, enter, read_conf, replication
 from primary_backup.notify import read_arguments
 from primary_backup.plan import STARTS_DAEMON, State, plan
@@ -182,9 +183,9 @@ def _print_plan(state: State, settings: Settings, *, reassert: bool) -> None:
     caches = [] if replicated.internal_cache else ["DisableInternalCache On"]
     caches += [] if replicated.external_cache else ["DisableExternalCache On"]
     click.echo(f"{state.value}, {', '.join([f'Mode {replicated.mode.value}', *caches])}:")
+    daemon = Daemon(settings.conntrackd, settings.config, conf)
     for number, step in enumerate(steps, 1):
-        options = " ".join(step.options)
-        click.echo(f"{number}. {step.name}: {settings.conntrackd} -C {settings.config} {options}")
+        click.echo(f"{number}. {step.name}: {daemon.command(step.options)}")
         click.echo(f"   when:  {step.when.value}")
         click.echo(f"   why:   {step.why}")
         click.echo(f"   proof: {step.proof}")

@@ -6,9 +6,9 @@ from primary_backup.request import Refused, Requests, Unanswered, Unreached
 LOOK_SECONDS = 0.1
 STILL_SECONDS = 0.5
 """A running commit makes entries without a pause longer than this."""
-_WHY_DEAD = "find out why it died: its log, `journalctl -u conntrackd`, `dmesg`"
 OVER_SECONDS = 10.0
 """How long a purge or a bulk may go on before the commit is repeated all the same."""
+_WHY_DEAD = "find out why it died: its log, `journalctl -u conntrackd`, `dmesg`"
 
 
 class Committing:
@@ -125,7 +125,7 @@ class Committing:
     def _disturbed(self) -> bool:
         """Whether a purge ate the commit, or the external cache grew under it."""
         expected = self.seen.expected
-        if expected is None or self._options != ("-c",):
+        if expected is None:
             return False
         if self.seen.eaten:
             return True

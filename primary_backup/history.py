@@ -81,8 +81,10 @@ class History:
         if step.when is When.PEER_COVERS:
             due = boot_seconds() + purge_seconds + PURGE_MARGIN_SECONDS
             self._memory = self._memory._replace(purge_due=due)
-        if step.name == "commit":
+        elif step.name == "commit":
             self._memory = self._memory._replace(kept=True)  # until it is flushed
+        else:
+            return
         self._write()
 
     def learn(self, result: StepResult, transition: Transition) -> None:

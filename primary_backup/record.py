@@ -40,14 +40,13 @@ def step_fields(result: StepResult) -> dict[str, Any]:
 
 
 def _worst(state: State, steps: list[StepResult]) -> Verdict | None:
+    found = {step.outcome: step for step in reversed(steps)}  # the first of each outcome
     for outcome in (Outcome.SUPERSEDED, Outcome.FAILED, Outcome.DEGRADED):
-        for step in steps:
-            if step.outcome is not outcome:
-                continue
+        step = found.get(outcome)
+        if step is not None:
             recovered = any(done.name == "commit" and done.outcome is Outcome.OK for done in steps)
             if outcome is Outcome.FAILED and state is State.PRIMARY and recovered:
-                # The connections live, only the peer lacks them.
-                return Verdict(Outcome.DEGRADED, f"{step.name}: {step.reason}", step.advice)
+                outcome = Outcome.DEGRADED  # noqa: PLW2901  # they live, only the peer lacks them
             return Verdict(outcome, f"{step.name}: {step.reason}", step.advice)
     return None
 

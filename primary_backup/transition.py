@@ -24,6 +24,9 @@ from primary_backup.request import (
 )
 from primary_backup.status import Status
 
+_EMPTY_INTERNAL = frozenset({("-f",), ("-f", "internal")})
+"""What empties the internal cache, and the kernel table where the daemon has no such cache."""
+
 
 class Past(NamedTuple):
     """What earlier transitions left in this same daemon."""
@@ -162,7 +165,7 @@ class Transition:
         return None
 
     def _ask(self, step: Step) -> None:
-        if step.options in (("-f",), ("-f", "internal")):
+        if step.options in _EMPTY_INTERNAL:
             if self._requests.status().internal is None:
                 raise Refused(
                     "the running conntrackd has no internal cache, though its file says so: "
@@ -277,9 +280,9 @@ class Transition:
         not over copies that cover them, which the newer notification's own plan deals with.
         """
         status = self._daemon.status()
+        few = (status.external or 0) <= max(100, 0.1 * self._ours(status))
         for step in self._plan:
-            few = (status.external or 0) <= max(100, 0.1 * self._ours(status))
-            if status.internal is None and step.options == ("-f", "internal"):
+            if status.internal is None and step.options in _EMPTY_INTERNAL:
                 return  # the running daemon is not what its file says: that would be a flush
             if step.when is When.PURGE_PENDING or (step.when is When.PURGE_PENDING_EMPTY and few):
                 self._daemon.request(step.options)

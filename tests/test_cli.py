@@ -52,6 +52,14 @@ def promoted(node: Node) -> Ended:
     return ended
 
 
+def in_mid_commit(node: Node) -> Hook:
+    """Start a promotion; its commit runs until the node is told to go on."""
+    node.on("-c", WAITS)
+    hook = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    return hook
+
+
 def holds(node: Node) -> bool:
     """Whether somebody holds the lock."""
     with (node.run_dir / "lock").open("rb") as lock:
@@ -752,9 +760,7 @@ def test_a_late_primary_commits_nothing_over_a_backup(node: Node) -> None:
 
 def test_a_younger_one_supersedes_before_the_next_request(node: Node) -> None:
     """A fault comes while -c runs: the promotion ends after it, superseded, and asks no more."""
-    node.on("-c", WAITS)
-    older = node.start("primary")
-    until((node.world / "committing").exists, "the commit runs")
+    older = in_mid_commit(node)
     younger = node.start("fault")
     until(lambda: node.shows("fault"), "the fault waits")
     node.tell("go")
@@ -767,9 +773,7 @@ def test_a_younger_one_supersedes_before_the_next_request(node: Node) -> None:
 def test_a_promotion_cut_short_stops_the_next_purge(node: Node) -> None:
     """It committed but flushed nothing: the old copy is not taken for the peer's."""
     node.has(external=5, internal=5)
-    node.on("-c", WAITS)
-    older = node.start("primary")
-    until((node.world / "committing").exists, "the commit runs")
+    older = in_mid_commit(node)
     younger = node.start("fault")
     until(lambda: node.shows("fault"), "the fault waits")
     node.tell("go")
@@ -780,9 +784,7 @@ def test_a_promotion_cut_short_stops_the_next_purge(node: Node) -> None:
 
 def test_a_younger_one_that_died_supersedes_nobody(node: Node) -> None:
     """Killed with SIGKILL while it waited: the live promotion goes on to its end."""
-    node.on("-c", WAITS)
-    older = node.start("primary")
-    until((node.world / "committing").exists, "the commit runs")
+    older = in_mid_commit(node)
     younger = node.start("backup")
     until(lambda: node.shows("backup"), "the backup waits")
     younger.signal(signal.SIGKILL)
@@ -793,9 +795,7 @@ def test_a_younger_one_that_died_supersedes_nobody(node: Node) -> None:
 
 def test_a_younger_one_that_was_refused_supersedes_nobody(node: Node) -> None:
     """It died on bad input: the live promotion goes on to its end."""
-    node.on("-c", WAITS)
-    older = node.start("primary")
-    until((node.world / "committing").exists, "the commit runs")
+    older = in_mid_commit(node)
     assert node.run("--config", str(node.world / "missing.conf"), "backup").code == 1
     node.tell("go")
     assert older.wait().code == 0
@@ -803,9 +803,7 @@ def test_a_younger_one_that_was_refused_supersedes_nobody(node: Node) -> None:
 
 def test_a_younger_one_that_has_read_nothing_yet_supersedes_nobody(node: Node) -> None:
     """Only once all its input is read it counts."""
-    node.on("-c", WAITS)
-    older = node.start("primary")
-    until((node.world / "committing").exists, "the commit runs")
+    older = in_mid_commit(node)
     late = frozen(node, "fault")
     node.tell("go")
     assert older.wait().code == 0
@@ -815,9 +813,7 @@ def test_a_younger_one_that_has_read_nothing_yet_supersedes_nobody(node: Node) -
 
 def test_the_same_state_waits_and_finds_the_work_done(node: Node) -> None:
     """Group and instances all tell a hook: one works, the others wait, and ask nothing."""
-    node.on("-c", WAITS)
-    first = node.start("primary")
-    until((node.world / "committing").exists, "the commit runs")
+    first = in_mid_commit(node)
     others = [node.start("primary") for _ in range(3)]
     until(lambda: len(list(node.run_dir.glob("ticket.*.primary"))) == 4, "all of them wait")
     node.tell("go")
@@ -827,9 +823,7 @@ def test_the_same_state_waits_and_finds_the_work_done(node: Node) -> None:
 
 def test_the_same_state_does_what_the_first_did_not(node: Node) -> None:
     """The first one was killed: nothing is done yet, and the second does it."""
-    node.on("-c", WAITS)
-    first = node.start("primary")
-    until((node.world / "committing").exists, "the commit runs")
+    first = in_mid_commit(node)
     second = node.start("primary")
     until(lambda: len(list(node.run_dir.glob("ticket.*.primary"))) == 2, "the second waits")
     first.signal(signal.SIGKILL)
@@ -841,9 +835,7 @@ def test_the_same_state_does_what_the_first_did_not(node: Node) -> None:
 
 def test_a_hook_that_was_killed_blocks_nobody(node: Node) -> None:
     """SIGKILL in the middle of a commit: the next one acts at once, and commits."""
-    node.on("-c", WAITS)
-    killed = node.start("primary")
-    until((node.world / "committing").exists, "the commit runs")
+    killed = in_mid_commit(node)
     killed.signal(signal.SIGKILL)
     killed.process.wait()
     node.tell("go")
@@ -960,9 +952,7 @@ def test_many_hooks_at_once_leave_the_youngest_s_state(node: Node) -> None:
 
 def test_a_stop_waits_for_nobody(node: Node) -> None:
     """keepalived kills it after 1 s: it takes no lock, asks nothing, and leaves its record."""
-    node.on("-c", WAITS)
-    primary = node.start("primary")
-    until((node.world / "committing").exists, "the commit runs")
+    primary = in_mid_commit(node)
     ended = node.start("stop").wait(within=5)
     assert (ended.code, ended.event["state"]) == (0, "stop")
     assert json.loads(node.last)["state"] == "stop"
@@ -985,9 +975,7 @@ def test_a_signal_ends_a_transition_after_the_step_in_hand(
     node: Node, number: signal.Signals
 ) -> None:
     """The final event says superseded or failed, with the signal."""
-    node.on("-c", WAITS)
-    hook = node.start("primary")
-    until((node.world / "committing").exists, "the commit runs")
+    hook = in_mid_commit(node)
     hook.signal(number)
     node.tell("go")
     ended = hook.wait()
@@ -999,9 +987,7 @@ def test_a_signal_ends_a_transition_after_the_step_in_hand(
 
 def test_a_signal_leaves_the_lock_free(node: Node) -> None:
     """And no ticket, so that the next one waits for nobody."""
-    node.on("-c", WAITS)
-    hook = node.start("primary")
-    until((node.world / "committing").exists, "the commit runs")
+    hook = in_mid_commit(node)
     hook.signal(signal.SIGTERM)
     node.tell("go")
     hook.wait()
@@ -1011,9 +997,7 @@ def test_a_signal_leaves_the_lock_free(node: Node) -> None:
 
 def test_a_signal_ends_the_wait_for_the_lock(node: Node) -> None:
     """One that waits has nothing in hand: it ends at once, and names the signal."""
-    node.on("-c", WAITS)
-    primary = node.start("primary")
-    until((node.world / "committing").exists, "the commit runs")
+    primary = in_mid_commit(node)
     waiting = node.start("primary")
     until(lambda: len(list(node.run_dir.glob("ticket.*.primary"))) == 2, "the second waits")
     waiting.signal(signal.SIGTERM)
