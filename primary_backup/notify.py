@@ -1,6 +1,7 @@
-"""keepalived's words, from the arguments of its generic ``notify`` script (keepalived.conf(5))."""
+"""keepalived's words: a line of its FIFO, a notify script's arguments, its JSON dump."""
 
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 from primary_backup.plan import State
 
@@ -12,6 +13,10 @@ STATES = {
     "DELETED": State.STOP,
     "MASTER_RX_LOWER_PRI": State.PRIMARY,
 }
+_REASSERT = "MASTER_RX_LOWER_PRI"
+_LINE = re.compile(r'(GROUP|INSTANCE) "([^"]+)" ([A-Z_]+) [0-9]+', re.ASCII)
+_STATE_NUMBERS = {1: State.BACKUP, 2: State.PRIMARY, 3: State.FAULT}
+"""The ``state`` of keepalived's JSON dump; 0 is INIT (vrrp.h)."""
 
 
 class Notification(NamedTuple):
@@ -23,6 +28,57 @@ class Notification(NamedTuple):
     """A primary that heard a lower-priority one: its entries are live, nothing is committed."""
 
 
+class Followed(NamedTuple):
+    """Whose words count: a sync group's or an instance's."""
+
+    kind: str
+    """``GROUP`` or ``INSTANCE``."""
+    name: str
+
+    def read_line(self, line: bytes) -> Notification | None:
+        """What a line of the FIFO, without its newline, says to us.
+
+        None for everybody else's words, priorities, words that nobody knows yet and garbage. A
+        sync group's MASTER_RX_LOWER_PRI comes from its instances alone (vrrp_notify.c).
+        """
+        match = _LINE.fullmatch(line.decode(errors="surrogateescape"))
+        if match is None or match[3] not in STATES:
+            return None
+        ours = match.group(1, 2) == self
+        reassert = match[3] == _REASSERT
+        if not ours and not (reassert and (self.kind, match[1]) == ("GROUP", "INSTANCE")):
+            return None
+        return Notification(match[2], STATES[match[3]], reassert)
+
+
+class Instance(NamedTuple):
+    """What keepalived says, when it is asked, of one VRRP instance."""
+
+    name: str
+    state: State | None
+    """None where it is in none yet."""
+    since: float
+    """Of its last transition: seconds of the wall clock."""
+
+
+def read_dump(dump: Any) -> tuple[Instance, ...]:
+    """Read keepalived's JSON dump, of either version; raises ValueError where it is none."""
+    if isinstance(dump, dict):
+        dump = dump.get("vrrp")  # json_version 2
+    try:
+        instances = [each["data"] for each in dump]
+        return tuple(
+            Instance(
+                str(each["iname"]),
+                _STATE_NUMBERS.get(each["state"]),
+                float(each["last_transition"]),
+            )
+            for each in instances
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError("not a dump of keepalived's instances") from error
+
+
 def read_arguments(words: tuple[str, ...]) -> Notification:
     """Read ``[GROUP|INSTANCE] NAME STATE [PRIORITY]``; raises ValueError with advice."""
     rest = words[1:] if len(words) > 2 and words[0] in ("GROUP", "INSTANCE") else words
@@ -31,4 +87,4 @@ def read_arguments(words: tuple[str, ...]) -> Notification:
     name, word = rest[:2]
     if word not in STATES:
         raise ValueError(f"{word!r} is no state of keepalived's: use {', '.join(STATES)}")
-    return Notification(name, STATES[word], reassert=word == "MASTER_RX_LOWER_PRI")
+    return Notification(name, STATES[word], reassert=word == _REASSERT)

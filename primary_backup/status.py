@@ -12,6 +12,7 @@ _ACTIVE = rb"current active connections:\s+(\d{1,20})"
 _SENT = rb"connections (?:created|updated):\s+(\d{1,20})"
 _BYTES = rb"(\d{1,20}) Bytes sent\s+(\d{1,20}) Bytes recv"
 _PACKETS = rb"(\d{1,20}) Pckts sent\s+(\d{1,20}) Pckts recv"
+_FLUSHES = rb"flush kernel table:\s+(\d{1,20})"
 _QUEUED = rb"queue (txqueue|rsqueue):\s+current elements:\s+(\d{1,20})"
 
 
@@ -57,6 +58,11 @@ def parse_unacknowledged(text: bytes) -> int | None:
 def parse_flushing(text: bytes) -> bool:
     """Whether ``-s process`` lists a flush of the kernel table that is running."""
     return b"type=flush" in text
+
+
+def parse_flushes(text: bytes) -> int | None:
+    """How often the daemon has flushed the kernel table, from ``-s runtime``."""
+    return _number(_FLUSHES, text)
 
 
 def _number(pattern: bytes, text: bytes) -> int | None:

@@ -1,0 +1,105 @@
+"""keepalived's notify FIFO: the whole lines that are in it now, wherever it went meanwhile."""
+
+import contextlib
+import fcntl
+import os
+import stat
+import time
+
+TAKEN_SECONDS = 2.0
+"""keepalived kills a follower of its own a second after a reload has started the next one."""
+_LOOK_SECONDS = 0.02
+_CHUNK = 65536
+_FULL = 0.9
+"""A pipe of which less is free may have refused a line: it holds whole pages."""
+_LONGEST_LINE = 4096
+
+
+class NoFifo(Exception):
+    """The FIFO cannot be used, or must not be trusted."""
+
+
+class Fifo:
+    """An open FIFO that nobody else follows; ``fileno()`` is readable once there is more."""
+
+    def __init__(self, path: str) -> None:
+        """Make it where it is missing; raises NoFifo, after 2 s where somebody follows it."""
+        self.path = path
+        self._begun = b""
+        self.overflowed = False
+        """Whether the last look found it full: keepalived drops what does not fit."""
+        deadline = time.monotonic() + TAKEN_SECONDS
+        while True:
+            self._fd = _open(path)
+            if _take(self._fd) and not self.is_replaced():
+                return
+            os.close(self._fd)
+            if time.monotonic() > deadline:
+                raise NoFifo(f"{path} is followed by another process: end that one first")
+            time.sleep(_LOOK_SECONDS)
+
+    def fileno(self) -> int:
+        """For select(2)."""
+        return self._fd
+
+    def lines(self) -> list[bytes]:
+        """All whole lines that are there now; what is half a line waits for its other half."""
+        read = b""
+        limit = _CHUNK * 64  # a writer without end must not keep anybody here
+        while len(read) < limit:
+            try:
+                chunk = os.read(self._fd, _CHUNK)
+            except BlockingIOError:
+                break
+            read += chunk
+        self.overflowed = len(read) > _FULL * fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)
+        *lines, self._begun = (self._begun + read).split(b"\n")
+        self._begun = self._begun[:_LONGEST_LINE]  # more is no line of keepalived's
+        return lines
+
+    def is_replaced(self) -> bool:
+        """Whether the path leads elsewhere by now: keepalived unlinks a FIFO that it has made."""
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return True
+        return not os.path.samestat(found, os.fstat(self._fd))
+
+    def close(self) -> None:
+        """Let another one follow it."""
+        os.close(self._fd)
+
+
+def _open(path: str) -> int:
+    """Open what is there, once it is known to be a FIFO of our own: a device may act upon it."""
+    try:
+        try:
+            found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):  # keepalived was faster
+                os.mkfifo(path, 0o600)
+            found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(found)
+            if not stat.S_ISFIFO(status.st_mode):
+                raise NoFifo(f"{path} is not a FIFO: name another path, or remove it")
+            if status.st_uid != os.geteuid():
+                raise NoFifo(f"{path} belongs to uid {status.st_uid}, not to us")
+            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise NoFifo(f"{path} can be written by others: chmod 0600 {path}")
+            # Read and write: an end that only reads sees an end of file when keepalived goes.
+            opened = os.open(f"/proc/self/fd/{found}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(found)
+        os.fchmod(opened, 0o600)  # whatever the umask; and who reads it takes our words away
+    except OSError as error:
+        raise NoFifo(f"{path}: {error.strerror}") from error
+    return opened
+
+
+def _take(fifo: int) -> bool:
+    try:
+        fcntl.flock(fifo, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,41 @@
+"""What a service tells systemd: sd_notify(3), one datagram each."""
+
+import os
+import socket
+import time
+
+
+class Service:
+    """The service manager that started us; says nothing where there is none."""
+
+    def __init__(self) -> None:
+        """Take its address out of the environment: a conntrackd that we start is no part of it."""
+        address = os.environ.pop("NOTIFY_SOCKET", "")
+        interval = os.environ.pop("WATCHDOG_USEC", "")
+        watched = os.environ.pop("WATCHDOG_PID", "") in ("", str(os.getpid()))
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._every = int(interval) / 2e6 if watched and interval.isdigit() else 0.0
+        self._next = 0.0
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+    def say(self, **fields: str) -> None:
+        """Tell it ``READY="1"``, ``STATUS="…"`` and the like."""
+        if not self._address:
+            return
+        text = "\n".join(f"{name}={value}" for name, value in fields.items())
+        try:
+            self._socket.sendto(text.encode(errors="replace"), self._address)
+        except OSError:
+            pass  # it is gone or busy; what matters stands in the log
+
+    def alive(self) -> None:
+        """Tell it that we live, twice in every WatchdogSec and no more often."""
+        now = time.monotonic()
+        if self._every and now >= self._next:
+            self._next = now + self._every
+            self.say(WATCHDOG="1")
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long we may sleep before we are due to be alive."""
+        return max(0.0, self._next - time.monotonic()) if self._every else 3600.0
