@@ -1,5 +1,6 @@
 """The command line: options in, exit status out."""
 
+import contextlib
 import sys
 from typing import Any
 
@@ -7,9 +8,9 @@ import click
 
 from primary_backup.conf import ConfError
 from primary_backup.conntrackd import Daemon
-from primary_backup.controller import Settings, enter, read_conf, replication
+from primary_backup.controller import Intent, Kind, Settings, enter, read_conf, replication
 from primary_backup.notify import read_arguments
-from primary_backup.plan import STARTS_DAEMON, State, plan
+from primary_backup.plan import PURGES, STARTS_DAEMON, State, plan
 from primary_backup.proof import Outcome
 
 EXIT_STATUS = {
@@ -42,7 +43,7 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
 @click.group(
     context_settings={"auto_envvar_prefix": "FTFW_TRANSITION"},
     no_args_is_help=False,
-    subcommand_metavar="primary|backup|fault|stop|notify [OPTIONS]",
+    subcommand_metavar="primary|backup|fault|stop|notify|follow [OPTIONS]",
 )
 @click.option(
     "--config", metavar="PATH", callback=_absolute, show_default=True, show_envvar=True,
@@ -82,16 +83,20 @@ def command(
 _dry_run = click.option(
     "--dry-run", is_flag=True, help="Print the steps for this conntrackd.conf, touch nothing."
 )
+_force = click.option(
+    "--force", is_flag=True, help="Purge even where keepalived says that this node is master."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print the final event as JSON.")
 
 
 def _transition_command(state: State, text: str) -> None:
-    @command.command(state.value, help=text)
-    @_dry_run
-    @_json
-    @click.pass_obj
-    def transition(obj: tuple[Settings, str], dry_run: bool, as_json: bool) -> None:  # noqa: FBT001
-        _become(state, *obj, dry_run=dry_run, as_json=as_json)
+    def transition(obj: tuple[Settings, str], /, **options: bool) -> None:
+        _become(Intent(state, f"command: {state.value}"), obj, **options)
+
+    function = click.pass_obj(transition)
+    for option in (_json, _dry_run, *([_force] if state in PURGES else [])):
+        function = option(function)
+    command.command(state.value, help=text)(function)
 
 
 _transition_command(State.PRIMARY, "Commit what the peer replicated, and take over.")
@@ -102,40 +107,72 @@ _transition_command(State.STOP, "Record that keepalived stops; conntrackd is ask
 
 @command.command(context_settings={"ignore_unknown_options": True})
 @_dry_run
+@_force
 @_json
 @click.argument("words", nargs=-1, metavar="[GROUP|INSTANCE] NAME STATE [PRIORITY]")
 @click.pass_obj
 def notify(
     obj: tuple[Settings, str],
+    /,
     words: tuple[str, ...],
-    dry_run: bool,  # noqa: FBT001
-    as_json: bool,  # noqa: FBT001
+    **options: bool,
 ) -> None:
     """Do the same from the arguments of keepalived's generic notify."""
     try:
         notification = read_arguments(words)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    _become(
-        notification.state, *obj,
-        reassert=notification.reassert, dry_run=dry_run, as_json=as_json,
-    )  # fmt: skip
+    kind = Kind.REASSERT if notification.reassert else Kind.BECOME
+    cause = f"command: notify {' '.join(words)}"
+    _become(Intent(notification.state, cause, kind), obj, **options)
+
+
+@command.command()
+@click.option("--group", metavar="NAME", help="Follow the words of this sync group.")
+@click.option("--instance", metavar="NAME", help="Follow the words of this VRRP instance.")
+@click.argument("path", default="/run/ftfw-transition/notify.fifo", callback=_absolute)
+@click.pass_obj
+def follow(obj: tuple[Settings, str], group: str | None, instance: str | None, path: str) -> None:
+    """Stay, follow keepalived's notify FIFO, and keep conntrackd in sync.
+
+    PATH is that of keepalived's vrrp_notify_fifo; without it
+    /run/ftfw-transition/notify.fifo.
+    """
+    if (group is None) == (instance is None):
+        raise click.UsageError("follow needs either --group NAME or --instance NAME")
+    from primary_backup.fifo import Fifo, NoFifo
+    from primary_backup.follow import Follower
+    from primary_backup.notify import Followed
+    from primary_backup.rundir import RunDir, Unusable
+
+    settings, log_level = obj
+    followed = Followed("GROUP", group) if group else Followed("INSTANCE", instance or "")
+    emitter = _Emitter(log_level)
+    with contextlib.suppress(Unusable):  # every transition says so, and goes on
+        RunDir(settings.run_dir)  # the FIFO may lie in it
+    try:
+        Follower(Fifo(path), followed, settings, emitter, emitter.show).run()
+    except NoFifo as error:
+        click.echo(f"ftfw-transition: {error}", err=True)
+        emitter("follow.ended", {"outcome": Outcome.FAILED.value, "reason": str(error)})
+        emitter.show()
+        sys.exit(EXIT_STATUS[Outcome.FAILED])
 
 
 def _become(
-    state: State,
-    settings: Settings,
-    log_level: str,
+    intent: Intent,
+    obj: tuple[Settings, str],
     *,
     dry_run: bool,
     as_json: bool,
-    reassert: bool = False,
+    force: bool = False,
 ) -> None:
+    settings, log_level = obj
     if dry_run:
-        _print_plan(state, settings, reassert=reassert)
+        _print_plan(intent.state, settings, reassert=intent.kind is Kind.REASSERT)
         return
     emitter = _Emitter(log_level)
-    ending = enter(state, settings, emitter, reassert=reassert)
+    ending = enter(intent._replace(force=force), settings, emitter)
     # All is done and written down, nobody waits for us: now a terminal may take its time.
     try:
         emitter.show()
@@ -201,7 +238,7 @@ def main() -> None:
         command.main(standalone_mode=False)
     except click.UsageError as error:
         reason = error.format_message().replace("\n", " ").rstrip(".")
-        line = f"{reason}: say primary, backup, fault, stop or notify; `--help` tells more"
+        line = f"{reason}: say primary, backup, fault, stop, notify or follow; `--help` tells more"
         click.echo(f"ftfw-transition: {line}", err=True)
         emitter = _Emitter("info")
         emitter("usage.refused", {"outcome": Outcome.FAILED.value, "reason": line})

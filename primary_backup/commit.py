@@ -1,6 +1,8 @@
 """The commit: the one request that brings connections back, proven by the kernel's own counter."""
 
-from primary_backup.proof import Commit, Outcome, Verdict, judge_commit
+from typing import NamedTuple
+
+from primary_backup.proof import Commit, Kernel, Outcome, Verdict, judge_commit
 from primary_backup.request import Refused, Requests, Unanswered, Unreached
 
 LOOK_SECONDS = 0.1
@@ -11,13 +13,25 @@ OVER_SECONDS = 10.0
 _WHY_DEAD = "find out why it died: its log, `journalctl -u conntrackd`, `dmesg`"
 
 
+class Earlier(NamedTuple):
+    """A commit of this same promotion, whose process did not live to see what came of it."""
+
+    before: Kernel
+    """The counters right before it."""
+    ended: bool
+    """It was waited for to its end: what is missing then, the kernel refused."""
+
+
 class Committing:
     """One commit on its way; ``seen`` tells what came of it even where it ends in an error."""
 
-    def __init__(self, requests: Requests, options: tuple[str, ...]) -> None:
+    def __init__(
+        self, requests: Requests, options: tuple[str, ...], earlier: Earlier | None = None
+    ) -> None:
         self._requests = requests
         self._daemon = requests.daemon
         self._options = options
+        self._earlier = earlier
         self._before = self._last = self._daemon.kernel()
         self._early: int | None = None
         self._looked_early = False
@@ -31,14 +45,43 @@ class Committing:
         """Commit, prove it, and return the verdict; raises what a request raises.
 
         A purge that fired meanwhile, or a bulk that was still arriving, is waited for, and the
-        commit asked once more: all copies are seconds old then.
+        commit asked once more: all copies are seconds old then. What an earlier commit has done
+        is not done again: it would replace live entries by their copies.
         """
+        if self._earlier is not None:
+            verdict = self._finish(self._earlier)
+            if self._earlier.ended or self._is_done():
+                return verdict
+            self.proven = False
+            self._before = self._last = self._daemon.kernel()
         verdict = self._attempt()
         if self._answered and self._disturbed():
             self._wait_until_over()
             self._before = self._last = self._daemon.kernel()
             verdict = self._attempt()
         return verdict
+
+    def _finish(self, earlier: Earlier) -> Verdict:
+        """Judge a commit that goes on without its client, once it has come to rest."""
+        self._before = earlier.before
+        starts = len(self._requests.starts)
+        self._wait_until_still()
+        status = self._requests.status()
+        self._look(status.external)
+        if len(self._requests.starts) > starts:
+            return self._was_dead(replica=status.external is None)
+        if status.external is None:
+            return Verdict(Outcome.OK)  # there is nothing to repeat: asking again disarms a purge
+        verdict, self.proven = judge_commit(self.seen)
+        reason = f"{verdict.reason}, by a commit that an earlier process asked for"
+        return verdict._replace(reason=reason)
+
+    def _is_done(self) -> bool:
+        """Whether an earlier commit, that may never have been asked, has made its entries."""
+        if self._requests.starts:
+            return True  # its daemon has died, there is nothing left to commit
+        almost_all = self.seen.missing <= 0.001 * (self.seen.expected or 0)
+        return self.proven and almost_all and self.seen.recovered > 0
 
     def _attempt(self) -> Verdict:
         starts = len(self._requests.starts)

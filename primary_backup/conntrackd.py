@@ -13,10 +13,17 @@ from typing import NamedTuple
 
 from primary_backup.conf import Conntrackd
 from primary_backup.kernel import look
+from primary_backup.proc import running
 from primary_backup.proof import Kernel
 from primary_backup.request import Refused, Unanswered, Unreached, Unstartable
 from primary_backup.run import NotInstalled, run
-from primary_backup.status import Status, parse, parse_flushing, parse_unacknowledged
+from primary_backup.status import (
+    Status,
+    parse,
+    parse_flushes,
+    parse_flushing,
+    parse_unacknowledged,
+)
 
 CALL_SECONDS = 5.0
 START_SECONDS = 20.0
@@ -35,6 +42,8 @@ class Daemon(NamedTuple):
     config: str
     conf: Conntrackd | None
     """None where the configuration could not be read."""
+    interrupt: Callable[[], None] = lambda: None
+    """Called now and then while a program is waited for; what it raises kills that program."""
 
     def command(self, options: tuple[str, ...]) -> str:
         """The exact command of a request, as a person would type it."""
@@ -50,11 +59,16 @@ class Daemon(NamedTuple):
         Raises Unreached (nothing listens), Unanswered (killed, or no answer within 5 s of it
         last being seen ``working``) or Refused (the client's own message).
         """
+
+        def still_working() -> bool:
+            self.interrupt()
+            return working()
+
         try:
             finished = run(
                 self.program, "-C", self.config, *options,
                 seconds=CALL_SECONDS,
-                working=working,
+                working=still_working,
             )  # fmt: skip
         except NotInstalled as error:
             raise Refused(f"{error}; install conntrackd, or name it with --conntrackd") from error
@@ -84,6 +98,10 @@ class Daemon(NamedTuple):
     def flushing(self) -> bool:
         """Whether the daemon is flushing the kernel table right now."""
         return parse_flushing(self.request(("-s", "process")))
+
+    def flushes(self) -> int | None:
+        """How often this daemon has flushed the kernel table: ``-F``, and ``-t`` once it fires."""
+        return parse_flushes(self.request(("-s", "runtime")))
 
     def kernel(self) -> Kernel:
         """The kernel's counters of the network namespace that the daemon works in: ours."""
@@ -117,16 +135,25 @@ class Daemon(NamedTuple):
         by_unit = _unit_runs(self.config)
         if by_unit:
             run("systemctl", "reset-failed", _UNIT, seconds=CALL_SECONDS)
-            finished = run("systemctl", "start", _UNIT, seconds=START_SECONDS)
+            finished = run(
+                "systemctl", "start", _UNIT,
+                seconds=START_SECONDS,
+                working=self._no_progress,
+            )  # fmt: skip
         else:
             _allow_real_time()
             _keep_to_ourselves()
+            # Never interrupted: half a start leaves a lock file.
             finished = run(self.program, "-C", self.config, "-d", seconds=START_SECONDS)
         how = f"systemctl start {_UNIT}" if by_unit else self.command(("-d",))
         if finished.code != 0:
             said = _message(finished.errors) or f"see {self.conf.log_file or 'its log'}"
             raise Unstartable(f"conntrackd does not start (`{how}`): {said}")
         return how, removed
+
+    def _no_progress(self) -> bool:
+        self.interrupt()
+        return False
 
     def _remove_stale_lock(self, conf: Conntrackd) -> str:
         if not os.path.isfile(conf.lock_file) or not _nobody_listens(conf.socket or ""):
@@ -141,19 +168,14 @@ class Daemon(NamedTuple):
 
 
 def living_daemons() -> Iterator[int]:
-    """The pids of conntrackd daemons in this network namespace; clients and zombies are none."""
-    here = os.readlink("/proc/self/ns/net")
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            program = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
-            if os.path.basename(program) != "conntrackd":
-                continue
-            with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
-                arguments = file.read().split("\0")
-            if os.readlink(f"/proc/{pid}/ns/net") == here and not _is_client(arguments[1:]):
-                yield int(pid)
-        except OSError:
-            continue  # it has ended meanwhile, or is a zombie, which has no program
+    """The pids of conntrackd daemons in this network namespace; clients are none."""
+    for pid in running("conntrackd"):
+        with (
+            contextlib.suppress(OSError),  # it has ended meanwhile
+            open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file,
+        ):
+            if not _is_client(file.read().split("\0")[1:]):
+                yield pid
 
 
 def _is_client(arguments: list[str]) -> bool:

@@ -4,18 +4,29 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, NamedTuple
 
 from primary_backup.conf import ConfError, Conntrackd, read_conntrackd
 from primary_backup.conntrackd import Daemon
-from primary_backup.history import History, boot_seconds
-from primary_backup.plan import STARTS_DAEMON, Replication, State, Step, When, plan
+from primary_backup.history import History
+from primary_backup.plan import (
+    STARTS_DAEMON,
+    Replication,
+    State,
+    Step,
+    When,
+    plan,
+    purge,
+    refresh,
+)
+from primary_backup.proc import boot_seconds, born
 from primary_backup.proof import Commit, Outcome, Verdict
 from primary_backup.record import advice, conclude, step_fields
 from primary_backup.request import Halted, Refused, Requests, Unanswered, Unreached
-from primary_backup.rundir import RunDir, Ticket, Unusable, born
+from primary_backup.rundir import RunDir, Ticket, Unusable
 from primary_backup.transition import StepResult, Transition
-from primary_backup.turn import Stuck, Turn
+from primary_backup.turn import Caller, Stuck, Turn
 
 Emit = Callable[[str, dict[str, Any]], str]
 """Log one event, by name and fields; returns the line that was logged."""
@@ -30,6 +41,35 @@ class Settings(NamedTuple):
     config: str
     conntrackd: str
     run_dir: str
+
+
+class Kind(Enum):
+    """Which of a state's steps are wanted."""
+
+    BECOME = "become"
+    """All of them; a primary that is one already commits nothing."""
+    REASSERT = "reassert"
+    """Those of a primary whose entries are live, whatever is remembered."""
+    RECALL = "recall"
+    """None if this state stands already; what a primary does then, its caches tell."""
+    REFRESH = "refresh"
+    """Those that bring a node back in sync which is in this state already."""
+    PURGE = "purge"
+    """The purge that was held back."""
+
+
+class Intent(NamedTuple):
+    """What is to become of this node, and by whose word."""
+
+    state: State
+    cause: str
+    kind: Kind = Kind.BECOME
+    since: float = 0.0
+    """For RECALL: since when keepalived is in that state, in seconds of the wall clock."""
+    stepped_down: bool = False
+    """It was something else in between, which nobody has acted upon: a promotion is a first one."""
+    force: bool = False
+    """Purge even where keepalived says that this node is master."""
 
 
 class Ending(NamedTuple):
@@ -60,14 +100,22 @@ def replication(conf: Conntrackd | None) -> Replication | None:
     return Replication(conf.mode, conf.internal_cache, conf.external_cache)
 
 
-def enter(state: State, settings: Settings, emit: Emit, *, reassert: bool = False) -> Ending:
-    """Become ``state``: one transition, from this process's birth to its record."""
-    invocation = _Invocation(state, settings, emit)
+def enter(intent: Intent, settings: Settings, emit: Emit, caller: Caller | None = None) -> Ending:
+    """Carry out one intent: one transition, to its record; without a caller, as a hook."""
+    invocation = _Invocation(intent, settings, emit, caller or _hook())
     try:
-        invocation.carry_out(reassert=reassert)
+        invocation.carry_out()
         return invocation.ending()
     finally:
         invocation.leave()
+
+
+def _hook() -> Caller:
+    """This whole process, which ends when it is told to."""
+    signals: list[str] = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda n, _: signals.append(signal.Signals(n).name))
+    return Caller(born(), signals)
 
 
 class _Refusal(Exception):
@@ -75,15 +123,16 @@ class _Refusal(Exception):
 
 
 class _Invocation:
-    """One process's transition, and what has come of it so far."""
+    """One transition, and what has come of it so far."""
 
-    def __init__(self, state: State, settings: Settings, emit: Emit) -> None:
-        self._state = state
+    def __init__(self, intent: Intent, settings: Settings, emit: Emit, caller: Caller) -> None:
+        self._intent = intent
+        self._state = intent.state
         self._settings = settings
         self._emit = emit
-        self._ticket = Ticket(born(), state)
+        self._caller = caller
+        self._ticket = Ticket(caller.birth, intent.state, caller.started)
         self._turned = boot_seconds()
-        self._signals: list[str] = []
         self._trouble: list[str] = []
         self._unread = ""
         self._notes: list[str] = []
@@ -93,8 +142,8 @@ class _Invocation:
         self._conf: Conntrackd | None = None
         self._run_dir = self._open()
         self._history = History(self._run_dir, self._ticket)
-        self._turn = Turn(self._run_dir, self._ticket, self._signals)
-        self._daemon = Daemon(settings.conntrackd, settings.config, None)
+        self._turn = Turn(self._run_dir, self._ticket, caller)
+        self._daemon = Daemon(settings.conntrackd, settings.config, None, caller.interrupt)
 
     def _open(self) -> RunDir | None:
         try:
@@ -106,24 +155,24 @@ class _Invocation:
 
     # -- the order of things ----------------------------------------------------------------
 
-    def carry_out(self, *, reassert: bool) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda n, _: self._signals.append(signal.Signals(n).name))
-        self._history.step_down()
+    def carry_out(self) -> None:
+        self._step_down()
         if self._state is State.STOP:
+            if self._run_dir is not None:
+                self._run_dir.unfinished()  # nobody shall finish it: keepalived has stopped
             reason = "nothing is asked of conntrackd: no peer can have proven itself by now"
             self._early = Verdict(Outcome.OK, reason)
             return
         try:
+            self._show()
             self._read_input()
             self._take_turn()
             self._history.recall(self._daemon.identity)
-            done_by = self._history.done_by()
-            if done_by is not None:
-                self._early = Verdict(Outcome.OK, f"already done by transition {done_by}")
+            needless = self._needless()
+            if needless is not None:
+                self._early = Verdict(Outcome.OK, needless)
                 return
-            again = self._state is State.PRIMARY and (reassert or self._is_second())
-            self._run(plan(self._state, replication(self._conf), again=again))
+            self._run(self._plan())
         except _Refusal as refusal:
             self._early = Verdict(Outcome.FAILED, *refusal.args)
         except Halted as why:
@@ -131,9 +180,25 @@ class _Invocation:
 
     def leave(self) -> None:
         """Let the next one go on, whatever came of this one."""
-        self._history.step_down()  # again: a promotion that was under way may have committed since
-        if self._run_dir is not None:
+        self._step_down()  # again: a promotion that was under way may have begun since
+        if self._run_dir is None:
+            return
+        if self._caller.leaves_unfinished and self._caller.signals:
+            self._run_dir.leave()
+        else:
             self._run_dir.withdraw()
+
+    def _step_down(self) -> None:
+        if self._intent.stepped_down or self._state is not State.PRIMARY:
+            self._history.step_down()
+
+    def _show(self) -> None:
+        if self._run_dir is None:
+            return
+        try:
+            self._run_dir.show(self._ticket)
+        except OSError as error:
+            self._no_record(f"without a ticket: {error.strerror}", str(error.strerror))
 
     def _read_input(self) -> None:
         """Read the configuration; only a promotion goes on before the client has accepted it."""
@@ -162,10 +227,6 @@ class _Invocation:
         if self._run_dir is None:
             return
         try:
-            self._run_dir.show(self._ticket)
-        except OSError as error:
-            self._no_record(f"without a ticket: {error.strerror}", str(error.strerror))
-        try:
             note = self._turn.take()
         except Stuck as error:
             raise _Refusal(
@@ -175,15 +236,39 @@ class _Invocation:
             self._notes.append(note)
         self._turned = boot_seconds()
 
-    def _is_second(self) -> bool:
-        """Whether the last request was a primary's that committed, and its daemon still answers."""
-        if not self._history.is_second():
+    def _needless(self) -> str | None:
+        """Why nothing is to be asked at all."""
+        done_by = self._history.done_by()
+        if done_by is not None:
+            return f"already done by transition {done_by}"
+        if self._intent.kind is Kind.RECALL and self._history.is_standing(self._intent.since):
+            return f"already {self._state.value}, nothing is asked"
+        return None
+
+    def _plan(self) -> tuple[Step, ...]:
+        kind, replicated = self._intent.kind, replication(self._conf)
+        if kind is Kind.REFRESH:
+            return refresh(self._state, replicated)
+        if kind is Kind.PURGE:
+            return purge(replicated)
+        again = self._state is State.PRIMARY and (kind is Kind.REASSERT or self._is_live())
+        return plan(self._state, replicated, again=again)
+
+    def _is_live(self) -> bool:
+        """Whether this node is primary already, so that its entries are newer than any copy."""
+        recalled = self._intent.kind is Kind.RECALL
+        if recalled and self._history.has_missed(self._intent.since):
+            self._history.step_down()
+            return False
+        unknown = recalled and self._history.is_blank
+        if not unknown and not self._history.is_second():
             return False
         try:
-            self._daemon.status()
+            status = self._daemon.status()
         except (Unreached, Unanswered, Refused):
             return False
-        return True
+        # Nobody knows how a follower's node became primary: a full cache was never committed.
+        return not unknown or (status.external or 0) <= 0.1 * self._daemon.kernel().entries
 
     # -- the plan ---------------------------------------------------------------------------
 
@@ -195,12 +280,12 @@ class _Invocation:
             steps = tuple(step for step in steps if step.when is not When.PEER_COVERS)
         requests = Requests(
             self._daemon,
-            may_start=self._state in STARTS_DAEMON,
+            may_start=self._state in STARTS_DAEMON or self._intent.kind is Kind.REFRESH,
             halted=self._turn.halted,
             pause=self._turn.pause,
             deadline=time.monotonic() + TRANSITION_SECONDS,
         )
-        transition = Transition(steps, requests, past, self._about_to)
+        transition = Transition(steps, requests, past, self._about_to, self._objection)
         for result in transition.results():
             self._commit = transition.commit
             self._steps.append(result)
@@ -210,7 +295,16 @@ class _Invocation:
             self._no_record(f"without record: {self._history.trouble}", self._history.trouble)
 
     def _about_to(self, step: Step) -> None:
-        self._history.about_to(step, self._conf.purge_timeout if self._conf else 0)
+        seconds = self._conf.purge_timeout if self._conf else 0
+        self._history.about_to(step, seconds, self._daemon.kernel())
+
+    def _objection(self) -> str | None:
+        """Why keepalived's own word forbids a purge."""
+        if self._intent.force:
+            return None
+        from primary_backup.keepalived import objection  # a promotion needs nothing of it
+
+        return objection()
 
     def _no_record(self, note: str, trouble: str) -> None:
         self._trouble.append(f"run directory {self._settings.run_dir}: {trouble}")
@@ -220,7 +314,7 @@ class _Invocation:
 
     def ending(self) -> Ending:
         """Log and remember the final event."""
-        verdict = self._early or conclude(self._state, self._steps, self._signals)
+        verdict = self._early or conclude(self._state, self._steps, self._caller.signals)
         if verdict.outcome is Outcome.SUPERSEDED and not self._turn.superseded:
             verdict = verdict._replace(outcome=Outcome.FAILED)  # by a signal, by nobody newer
         if self._notes and verdict.outcome is Outcome.OK:
@@ -232,6 +326,7 @@ class _Invocation:
         event: dict[str, Any] = {
             "transition": self._history.transition,
             "state": self._state.value,
+            "cause": self._intent.cause,
             "outcome": verdict.outcome.value,
             "reason": "; ".join((verdict.reason, *self._notes)),
             "advice": advice(self._state, verdict),
@@ -244,7 +339,7 @@ class _Invocation:
         }
         line = self._emit("transition.finished", event)
         proven = verdict.outcome is Outcome.OK and bool(self._steps)
-        self._history.finish(line, proven=proven)
+        self._history.finish(line, verdict.outcome, proven=proven)
         return Ending(verdict.outcome, event, line, tuple(self._trouble))
 
     def _step_event(self, result: StepResult) -> dict[str, Any]:

@@ -4,18 +4,23 @@ import contextlib
 import time
 from collections.abc import Callable
 
+from primary_backup.commit import Earlier
 from primary_backup.plan import State, Step, When
-from primary_backup.proof import Outcome
-from primary_backup.rundir import Memory, RunDir, Ticket, boot_id
+from primary_backup.proc import boot_id, boot_seconds
+from primary_backup.proof import Kernel, Outcome
+from primary_backup.rundir import Memory, RunDir, Ticket
 from primary_backup.transition import Past, StepResult, Transition
 
 PURGE_MARGIN_SECONDS = 5.0
 """A purge that is late is still pending."""
 _CANCEL_PURGE = frozenset({"commit", "flush", "flush-internal", "disarm"})
+_ENDED = frozenset({Outcome.OK.value, Outcome.DEGRADED.value})
+"""How a transition ends that leaves nothing to be done again."""
+_UNDER_WAY = ""
 
 
 class History:
-    """What this invocation knows of the earlier ones; without a run directory, nothing."""
+    """What this intent knows of the earlier ones; without a run directory, nothing."""
 
     def __init__(self, run_dir: RunDir | None, ticket: Ticket) -> None:
         self._run_dir = run_dir
@@ -23,17 +28,16 @@ class History:
         self._boot = boot_id()
         self._memory = Memory()
         self._identity: Callable[[], tuple[int, ...] | None] = lambda: None
+        self._begun = False
         self.transition = f"{self._boot[:8]}-{ticket.birth.ticks}-{ticket.birth.pid}"
         """This transition's id: higher is newer."""
         self.trouble = ""
         """Why the next one will not know of this one."""
 
     def step_down(self) -> None:
-        """Whatever becomes of keepalived's word: after it, the next primary is a first one."""
-        if self._run_dir is None or self._ticket.state is State.PRIMARY:
-            return
-        if self._run_dir.recall().birth < self._ticket.birth:
-            self._run_dir.forget_commit()
+        """Whatever becomes of keepalived's word: after it, the next promotion is a first one."""
+        if self._run_dir is not None and self._run_dir.recall().birth < self._ticket.birth:
+            self._run_dir.step_down()
 
     def recall(self, identity: Callable[[], tuple[int, ...] | None]) -> None:
         """Take over what was left, as far as this same daemon still has it."""
@@ -58,31 +62,74 @@ class History:
             return False
         if any(ticket.state is not State.PRIMARY for ticket in self._run_dir.tickets()):
             return False
-        return self._memory.state == State.PRIMARY.value
+        return self._memory.state == State.PRIMARY.value and self._memory.ended in _ENDED
+
+    def is_standing(self, since: float) -> bool:
+        """Whether this same state, in which keepalived is ``since``, was brought to its end.
+
+        ``since`` is in seconds of the wall clock. A backup that heard nobody is not at its end,
+        and a primary that stepped down meanwhile is none.
+        """
+        memory = self._memory
+        if memory.state != self._ticket.state.value or self.has_missed(since):
+            return False
+        if self._ticket.state is State.BACKUP:
+            return memory.ended == Outcome.OK.value
+        if self._ticket.state is State.PRIMARY and not self._holds():
+            return False
+        return memory.ended in _ENDED
+
+    def has_missed(self, since: float) -> bool:
+        """Whether keepalived has changed its state since the last transition began."""
+        return not self.is_blank and self._memory.began < since
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing is known of what was asked of this daemon."""
+        return not self._memory.state
 
     def begin(self, steps: tuple[Step, ...]) -> Past:
         """Write down the intent, before the first request; what this one has to reckon with."""
-        past = Past(self._memory.kept, purge_pending=boot_seconds() < self._memory.purge_due)
-        if self._run_dir is not None and any(step.name == "commit" for step in steps):
-            self._run_dir.forget_commit()
-        self._memory = self._memory._replace(
+        earlier = self._earlier()
+        past = Past(
+            self._memory.kept,
+            purge_pending=boot_seconds() < self._memory.purge_due,
+            earlier=earlier,
+        )
+        memory = self._memory._replace(
             boot=self._boot,
             transition=self.transition,
             ticks=self._ticket.birth.ticks,
             pid=self._ticket.birth.pid,
             state=self._ticket.state.value,
             done=0.0,
+            ended=_UNDER_WAY,
+            began=time.time(),
+            silent=False,
         )
+        first = earlier is None and any(step.name == "commit" for step in steps)
+        promoted = self._ticket.state is State.PRIMARY
+        if self._run_dir is not None and promoted and (first or not self._holds()):
+            self._run_dir.promote(self.transition)
+            memory = memory._replace(
+                promotion=self.transition, committed=False, inserted=None, entries=None
+            )
+        self._memory = memory
+        self._begun = True
         self._write()
         return past
 
-    def about_to(self, step: Step, purge_seconds: int) -> None:
+    def about_to(self, step: Step, purge_seconds: int, kernel: Kernel) -> None:
         """Write down what must not be forgotten of a step, before it is asked."""
         if step.when is When.PEER_COVERS:
             due = boot_seconds() + purge_seconds + PURGE_MARGIN_SECONDS
             self._memory = self._memory._replace(purge_due=due)
         elif step.name == "commit":
             self._memory = self._memory._replace(kept=True)  # until it is flushed
+            if self._memory.entries is None:
+                self._memory = self._memory._replace(
+                    inserted=kernel.inserted, entries=kernel.entries
+                )
         else:
             return
         self._write()
@@ -93,25 +140,45 @@ class History:
         taken_back = result.name == "purge" and not transition.purged
         if asked and (result.name in _CANCEL_PURGE or taken_back):
             self._memory = self._memory._replace(purge_due=0.0)
-        if asked and result.name == "commit" and self._run_dir is not None:
-            with contextlib.suppress(OSError):  # a full disk: then the next is a first one too
-                self._run_dir.note_commit()
-        self._memory = self._memory._replace(kept=transition.kept)
+        ended = result.outcome in (Outcome.OK, Outcome.DEGRADED)
+        self._memory = self._memory._replace(
+            committed=self._memory.committed or (result.name == "commit" and ended),
+            kept=transition.kept,
+            silent=transition.silent,
+        )
+        if result.name in ("purge", "commit"):
+            self._memory = self._memory._replace(held=transition.held)
         if result.attempts:
             self._write()
 
-    def finish(self, event: str, *, proven: bool) -> None:
+    def finish(self, event: str, outcome: Outcome, *, proven: bool) -> None:
         """Keep the final event; ``proven``: whoever waits for the same finds it done."""
         if self._run_dir is None:
             return
-        if proven:
-            self._memory = self._memory._replace(done=boot_seconds())
+        if self._begun:
+            done = boot_seconds() if proven else 0.0
+            self._memory = self._memory._replace(done=done, ended=outcome.value)
             self._write()
         with contextlib.suppress(OSError):  # the event itself stands in the log
             self._run_dir.remember(event)
 
+    def _holds(self) -> bool:
+        """Whether the promotion that is remembered is the one after which none stepped down."""
+        if self._run_dir is None or not self._memory.promotion:
+            return False
+        return self._memory.promotion == self._run_dir.promotion()
+
     def _has_committed(self) -> bool:
-        return self._run_dir is not None and self._run_dir.has_committed()
+        return self._memory.committed and self._holds()
+
+    def _earlier(self) -> Earlier | None:
+        """The commit of a promotion that holds, but was not brought to its end."""
+        memory = self._memory
+        if self._ticket.state is not State.PRIMARY or memory.ended in _ENDED:
+            return None
+        if memory.entries is None or not self._holds():
+            return None
+        return Earlier(Kernel(memory.inserted, memory.entries), ended=memory.committed)
 
     def _write(self) -> None:
         if self._run_dir is None or self._run_dir.recall().birth > self._ticket.birth:
@@ -121,8 +188,3 @@ class History:
             self._run_dir.memorise(self._memory)
         except OSError as error:
             self.trouble = str(error.strerror)
-
-
-def boot_seconds() -> float:
-    """Seconds since boot, with those asleep: the clock of a process's birth (CLOCK_BOOTTIME)."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

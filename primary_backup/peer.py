@@ -26,6 +26,8 @@ class Peer:
         self._requests = requests
         self.heard = False
         """Whether a packet of the peer's came while somebody looked."""
+        self.silent = False
+        """Whether somebody listened for long enough, and heard nothing."""
 
     def listen(self, before: Status) -> bool:
         """Whether the peer is heard; waits for its next keep-alive, if it has to."""
@@ -33,6 +35,7 @@ class Peer:
         while not self.heard and self._requests.clock() < deadline:
             self._look_again()
             self._hear(before, self._requests.status())
+        self.silent = not self.heard
         return self.heard
 
     def answer(self, before: Status) -> Status:
@@ -52,6 +55,7 @@ class Peer:
             if self.heard and now - moved > (SETTLED_SECONDS if arrived else EMPTY_SECONDS):
                 return status
             if now - asked > (ARRIVING_SECONDS if arrived else ABSENT_SECONDS):
+                self.silent = not self.heard
                 return status
             self._look_again()
 
@@ -72,6 +76,7 @@ class Peer:
             if left is not None and (least is None or left < least):
                 least, progress = left, now
             if not self.heard and now - since > ALIVE_SECONDS:
+                self.silent = True
                 return "sent, nobody listening"
             if self.heard and now - progress > SILENCE_SECONDS:
                 return f"the peer acknowledged all but {left} messages"

@@ -20,6 +20,9 @@ class State(Enum):
 STARTS_DAEMON = frozenset({State.PRIMARY, State.BACKUP})
 """The states that start a conntrackd that is down; a fault or a stop needs none."""
 
+PURGES = frozenset({State.BACKUP, State.FAULT})
+"""The states that may ask for a purge."""
+
 
 class Mode(Enum):
     """How two conntrackd daemons replicate: the ``Mode`` block of conntrackd.conf(5)."""
@@ -198,3 +201,26 @@ def _purge(replication: Replication) -> tuple[Step, ...]:
     if not replication.internal_cache:
         return (PURGE, DISARM_BY_COMMIT)
     return (PURGE, DISARM, DISARM_RESYNC)
+
+
+LOOK = Step(
+    "look", ("-s",),
+    why="nothing else is to be asked: conntrackd was down",
+    proof="the daemon answers",
+)  # fmt: skip
+
+
+def refresh(state: State, replication: Replication | None) -> tuple[Step, ...]:
+    """What brings a node in that state back in sync, when its daemon or its peer came back.
+
+    A primary commits and flushes nothing: the entries are live. A backup's caches are made anew.
+    """
+    if state is State.PRIMARY:
+        again = plan(state, replication, again=True)
+        return tuple(step for step in again if step in (RESYNC, BULK_SEND)) or (LOOK,)
+    return plan(state, replication) or (LOOK,)
+
+
+def purge(replication: Replication | None) -> tuple[Step, ...]:
+    """What purges a node that held its purge back, now that it is safe."""
+    return plan(State.FAULT, replication)

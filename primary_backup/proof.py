@@ -102,11 +102,16 @@ def judge_commit(commit: Commit) -> tuple[Verdict, bool]:
     ), False
 
 
+def few_copies(external: int | None, ours: int) -> bool:
+    """Whether an external cache is only what a backup itself opens, beside ``ours`` connections."""
+    return (external or 0) <= max(100, 0.1 * ours)
+
+
 def judge_flush(before: int | None, after: Status) -> Verdict:
     """Whether the external cache went; a peer that sends meanwhile refills it a little."""
     if before is None or after.external is None:
         return Verdict(Outcome.OK, "no external cache to drop")
-    if after.external <= max(100, 0.1 * before):
+    if few_copies(after.external, before):
         return Verdict(Outcome.OK, f"external cache {before} → {after.external}")
     return Verdict(
         Outcome.DEGRADED,

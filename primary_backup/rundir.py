@@ -5,38 +5,46 @@ import fcntl
 import json
 import os
 import stat
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from primary_backup.plan import State
-
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+from primary_backup.proc import Birth, boot_id, look
 
 
 class Unusable(Exception):
     """The run directory cannot be used, or must not be trusted."""
 
 
-class Birth(NamedTuple):
-    """When a process was born: its start in clock ticks since boot, then its pid (proc(5)).
-
-    keepalived forks its hooks from one thread, so that this order is the order of its
-    notifications, whatever order the hooks then run in.
-    """
-
-    ticks: int
-    pid: int
-
-    @property
-    def seconds(self) -> float:
-        """On the clock CLOCK_BOOTTIME."""
-        return self.ticks / TICKS_PER_SECOND
-
-
 class Ticket(NamedTuple):
-    """One invocation: how old it is, and what it wants to become."""
+    """One intent: how old it is, what is to become of this node, and who carries it out."""
 
     birth: Birth
     state: State
+    started: int = 0
+    """When that process was born, in ticks; 0 where the intent is as old: a hook's."""
+
+    @property
+    def name(self) -> str:
+        """Its file: an intent of another boot is none, nor one of another process."""
+        ticks, pid = self.birth
+        return f"ticket.{boot_id()[:8]}.{ticks}.{pid}.{self.started}.{self.state.value}"
+
+    @classmethod
+    def parse(cls, name: str) -> "Ticket | None":
+        """Read such a name; None where it is not one of this boot."""
+        try:
+            kind, boot, ticks, pid, started, state = name.split(".")
+            ticket = cls(Birth(int(ticks), int(pid)), State(state), int(started))
+        except ValueError:
+            return None
+        return ticket if (kind, boot) == ("ticket", boot_id()[:8]) else None
+
+    @property
+    def lives(self) -> bool:
+        """Whether its process does."""
+        process = look(self.birth.pid)
+        return process is not None and process.birth.ticks == (self.started or self.birth.ticks)
 
 
 class Holder(NamedTuple):
@@ -65,36 +73,26 @@ class Memory(NamedTuple):
     """When a purge of ours fires (seconds, CLOCK_BOOTTIME); 0 where none is pending."""
     done: float = 0.0
     """When that transition ended ``ok`` (seconds, CLOCK_BOOTTIME); 0 if it did not."""
+    ended: str = ""
+    """Its outcome; empty while it is under way, or where its process was killed."""
+    began: float = 0.0
+    """When it began, in seconds of the wall clock, which is keepalived's."""
+    promotion: str = ""
+    """The transition that made this node primary; see ``RunDir.promotion``."""
+    committed: bool = False
+    """That one's commit was asked, and waited for to its end."""
+    inserted: int | None = None
+    entries: int | None = None
+    """The kernel's counters right before that commit; both None where there was none."""
+    silent: bool = False
+    """Nobody was heard on the dedicated link while that transition listened."""
+    held: bool = False
+    """A purge was held back, because the peer's copy did not cover what is held here."""
 
     @property
     def birth(self) -> Birth:
         """How old the invocation was that sent the last request."""
         return Birth(self.ticks, self.pid)
-
-
-def boot_id() -> str:
-    """What tells this boot from every other one (random(4))."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
-
-
-def _process(pid: int) -> tuple[Birth, str] | None:
-    """When a process was born and its state letter; None if it does not live."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
-    return (Birth(int(fields[19]), pid), fields[0]) if fields[0] not in "ZX" else None
-
-
-def born() -> Birth:
-    """This process's own birth."""
-    process = _process(os.getpid())
-    if process is None:
-        raise ProcessLookupError(os.getpid())
-    return process[0]
 
 
 class RunDir:
@@ -124,10 +122,14 @@ class RunDir:
         return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self._fd)
 
     def show(self, ticket: Ticket) -> None:
-        """Show that this invocation waits or works, until it is withdrawn or dies."""
-        name = f"ticket.{ticket.birth.ticks}.{ticket.birth.pid}.{ticket.state.value}"
-        os.close(self._open(name, os.O_WRONLY | os.O_CREAT))
-        self._shown = name
+        """Show that this intent waits or is carried out, until it is withdrawn or dies."""
+        os.close(self._open(ticket.name, os.O_WRONLY | os.O_CREAT))
+        self._shown = ticket.name
+
+    def leave(self) -> None:
+        """Let the lock go, but not the ticket: whoever comes after finds what was not finished."""
+        self._shown = None
+        self.withdraw()
 
     def withdraw(self) -> None:
         """Take the ticket back and let the lock go."""
@@ -141,45 +143,47 @@ class RunDir:
             self._held = False
 
     def tickets(self) -> list[Ticket]:
-        """All invocations that are shown and live; those that died are cleared away."""
-        tickets = []
+        """All intents that are shown and live; those that died are cleared away."""
+        self.unfinished()
+        return [ticket for ticket in self._all_tickets() if ticket.lives]
+
+    def unfinished(self) -> Ticket | None:
+        """The youngest intent whose process died over it; all of them are cleared away."""
+        dead = [ticket for ticket in self._all_tickets() if not ticket.lives]
+        for ticket in dead:
+            with contextlib.suppress(OSError):
+                os.unlink(ticket.name, dir_fd=self._fd)
+        return max(dead, default=None)
+
+    def _all_tickets(self) -> Iterator[Ticket]:
         for name in os.listdir(self._fd):
-            kind, _, rest = name.partition(".")
-            if kind != "ticket":
-                continue
-            try:
-                ticks, pid, state = rest.split(".")
-                ticket = Ticket(Birth(int(ticks), int(pid)), State(state))
-            except ValueError:
-                continue  # not one of ours
-            process = _process(ticket.birth.pid)
-            if process is not None and process[0] == ticket.birth:
-                tickets.append(ticket)
-            else:
-                with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=self._fd)
-        return tickets
+            if name.startswith("ticket."):
+                ticket = Ticket.parse(name)
+                if ticket is not None:
+                    yield ticket
 
     def youngest(self) -> Ticket | None:
-        """The youngest invocation that is shown and lives."""
+        """The youngest intent that is shown and lives."""
         return max(self.tickets(), default=None)
 
-    def note_commit(self) -> None:
-        """Note that a primary's commit was attempted to the end; raises OSError."""
-        os.close(self._open("committed", os.O_WRONLY | os.O_CREAT))
-
-    def has_committed(self) -> bool:
-        """Whether one was, and no backup, fault or stop came since."""
+    def promote(self, transition: str) -> None:
+        """Note which transition made this node primary, the next step down will forget it."""
         try:
-            os.stat("committed", dir_fd=self._fd, follow_symlinks=False)
+            self._write("promotion", transition)
         except OSError:
-            return False
-        return True
+            self.step_down()  # a full disk: then the next promotion is a first one too
 
-    def forget_commit(self) -> None:
-        """Make the next primary a first one; works on a full disk too."""
+    def promotion(self) -> str:
+        """Which one did, if no backup, fault or stop came since; empty if none holds."""
+        try:
+            return self._read("promotion")
+        except (OSError, ValueError):
+            return ""
+
+    def step_down(self) -> None:
+        """Make the next promotion a first one; works on a full disk too."""
         with contextlib.suppress(OSError):  # not there, or a file system gone read-only
-            os.unlink("committed", dir_fd=self._fd)
+            os.unlink("promotion", dir_fd=self._fd)
 
     def try_lock(self, ticket: Ticket) -> bool:
         """Take the lock if it is free; the kernel frees it when this process dies."""
@@ -198,8 +202,8 @@ class RunDir:
         words = os.pread(self._lock, 100, 0).decode(errors="replace").split()
         if len(words) != 2 or not words[0].isdecimal():
             return None
-        process = _process(int(words[0]))
-        return Holder(int(words[0]), words[1], process[1] in "Tt") if process else None
+        process = look(int(words[0]))
+        return Holder(int(words[0]), words[1], process.stopped) if process else None
 
     def recall(self) -> Memory:
         """What earlier transitions left; nothing of another boot, nothing from a broken file."""

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from primary_backup.commit import Committing
+from primary_backup.commit import Committing, Earlier
 from primary_backup.peer import Peer
 from primary_backup.plan import Step, When
 from primary_backup.proof import (
     Commit,
     Outcome,
     Verdict,
+    few_copies,
     judge_flush,
     judge_resync,
     uncovered,
@@ -27,6 +28,8 @@ from primary_backup.status import Status
 _EMPTY_INTERNAL = frozenset({("-f",), ("-f", "internal")})
 """What empties the internal cache, and the kernel table where the daemon has no such cache."""
 
+_FORCE = "tell keepalived to step down, or add --force if you mean it"
+
 
 class Past(NamedTuple):
     """What earlier transitions left in this same daemon."""
@@ -35,6 +38,8 @@ class Past(NamedTuple):
     """The external cache still holds what a promotion committed, or could not prove to have."""
     purge_pending: bool = False
     """A purge that this tool asked for has not fired yet."""
+    earlier: Earlier | None = None
+    """What a killed process of this same promotion has committed."""
 
 
 class StepResult(NamedTuple):
@@ -58,13 +63,19 @@ class Transition:
         requests: Requests,
         past: Past,
         about_to: Callable[[Step], None] = lambda _: None,
+        objection: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """``about_to`` is called before each step's request: what must not be forgotten."""
+        """Take what decides.
+
+        ``about_to`` is called before each step's request: what must not be forgotten.
+        ``objection`` says why nothing may be purged here, whatever the peer holds.
+        """
         self._plan = plan
         self._requests = requests
         self._daemon = requests.daemon
         self._past = past
         self._about_to = about_to
+        self._objection = objection
         self.proven = False
         """Whether the commit brought back what there was."""
         self._peer = Peer(requests)
@@ -73,6 +84,13 @@ class Transition:
         self.commit: Commit | None = None
         self.purged = False
         """Whether a purge was asked for, and not taken back."""
+        self.held = False
+        """Whether a purge was held back until the peer covers what this node holds."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether the peer was listened for, and not heard."""
+        return self._peer.silent
 
     @property
     def kept(self) -> bool:
@@ -183,7 +201,7 @@ class Transition:
 
     def _commit(self, step: Step) -> Verdict:
         self._about_to(step)
-        committing = Committing(self._requests, step.options)
+        committing = Committing(self._requests, step.options, self._past.earlier)
         self._copies = True  # until it is flushed: also where an error ends this
         try:
             verdict = committing.carry_out()
@@ -261,7 +279,11 @@ class Transition:
             # Only now: hearing a keep-alive takes a second.
             reason = uncovered(status, ours, heard=self._peer.listen(status), kept=self.kept)
         if reason is not None:
+            self.held = True
             return Verdict(Outcome.SKIPPED, f"nothing purged: {reason}")
+        objection = self._objection()
+        if objection is not None:
+            return Verdict(Outcome.DEGRADED, f"nothing purged: {objection}", _FORCE)
         try:
             self._ask(step)
         finally:
@@ -280,7 +302,7 @@ class Transition:
         not over copies that cover them, which the newer notification's own plan deals with.
         """
         status = self._daemon.status()
-        few = (status.external or 0) <= max(100, 0.1 * self._ours(status))
+        few = few_copies(status.external, self._ours(status))
         for step in self._plan:
             if status.internal is None and step.options in _EMPTY_INTERNAL:
                 return  # the running daemon is not what its file says: that would be a flush

@@ -1,8 +1,11 @@
 """One at a time, and the newest wins: waiting for the lock, and knowing when to halt."""
 
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 from primary_backup.plan import State
+from primary_backup.proc import Birth
 from primary_backup.request import Halted
 from primary_backup.rundir import Memory, RunDir, Ticket
 
@@ -16,35 +19,57 @@ class Stuck(Exception):
     """The lock did not come free."""
 
 
-class Turn:
-    """This invocation's place among all that run; ``signals`` fills as signals arrive."""
+class Caller(NamedTuple):
+    """Who carries out an intent: a hook, all of whose process it is, or a follower."""
 
-    def __init__(self, run_dir: RunDir | None, ticket: Ticket, signals: list[str]) -> None:
-        """Without a run directory there is no order, only signals."""
+    birth: Birth
+    """How old the intent is."""
+    signals: list[str]
+    """The names of those that came; the first one ends it."""
+    started: int = 0
+    """When the process was born, in ticks; 0 where the intent is as old."""
+    newer: Callable[[], str | None] = lambda: None
+    """A newer word that waits in this same process."""
+    wait: Callable[[float], object] = time.sleep
+    """Wait so many seconds, or until there may be a newer word."""
+    interrupt: Callable[[], None] = lambda: None
+    """Called while a client is waited for; may raise Halted, and the client is killed."""
+    leaves_unfinished: bool = False
+    """Whether what a signal has ended is left for the next one to finish."""
+
+
+class Turn:
+    """An intent's place among all that are carried out."""
+
+    def __init__(self, run_dir: RunDir | None, ticket: Ticket, caller: Caller) -> None:
+        """Without a run directory there is no order, only what the caller knows."""
         self._run_dir = run_dir
         self._ticket = ticket
-        self._signals = signals
+        self._caller = caller
         self.superseded = False
         """Whether a younger one was ever seen; it may be gone since."""
 
     def younger(self) -> str | None:
-        """Which younger invocation makes this one needless: its state and pid."""
+        """Which younger intent makes this one needless: its state and pid."""
+        newer = self._caller.newer()
+        if newer is not None:
+            return newer
         if self._run_dir is None:
             return None
         acted = self._run_dir.recall()
-        if acted.birth > self._ticket.birth and not self._unfinished(acted):
+        if acted.birth > self._ticket.birth and not self._is_open(acted):
             return f"superseded by a younger {acted.state} (pid {acted.pid})"
         shown = self._run_dir.youngest()
         if shown and shown.birth > self._ticket.birth and shown.state is not self._ticket.state:
             return f"superseded by a younger {shown.state.value} (pid {shown.birth.pid})"
         return None
 
-    def _unfinished(self, acted: Memory) -> bool:
+    def _is_open(self, acted: Memory) -> bool:
         """Whether a younger one wanted the same, and it is still to be done."""
         if acted.state != self._ticket.state.value:
             return False
         if self._run_dir is not None and self._ticket.state is State.PRIMARY:
-            return not self._run_dir.has_committed()
+            return not acted.committed or acted.promotion != self._run_dir.promotion()
         return not acted.done
 
     def halted(self) -> str | None:
@@ -53,13 +78,14 @@ class Turn:
         if younger is not None:
             self.superseded = True
             return younger
-        return f"ended by {self._signals[0]}" if self._signals else None
+        signals = self._caller.signals
+        return f"ended by {signals[0]}" if signals else None
 
     def pause(self, seconds: float) -> None:
         """Wait, but no longer than until halted."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and self.halted() is None:
-            time.sleep(min(left, 0.05))
+            self._caller.wait(min(left, 0.05))
 
     def take(self) -> str | None:
         """Wait for the lock; raises Halted or Stuck, returns why a promotion goes on without.
@@ -84,7 +110,7 @@ class Turn:
                     return f"went on without the lock, {by}"
             elif waited > LOCK_SECONDS:
                 raise Stuck(f"the lock did not come free in {LOCK_SECONDS:.0f} s, {by}")
-            time.sleep(LOOK_SECONDS)
+            self._caller.wait(LOOK_SECONDS)
         why = self.halted()
         if why is not None:
             raise Halted(why)

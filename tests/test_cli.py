@@ -879,7 +879,7 @@ def test_one_that_was_overtaken_does_not_overwrite_what_is_remembered(node: Node
 
 SLOW = """
 import json, os, sys, time
-from primary_backup.controller import Settings, enter
+from primary_backup.controller import Intent, Settings, enter
 from primary_backup.plan import State
 
 world, *settings, message, outcome = sys.argv[1:]
@@ -891,7 +891,7 @@ def emit(name, fields):
             time.sleep(0.005)
     return json.dumps(fields)
 
-print(enter(State.PRIMARY, Settings(*settings), emit).outcome.value)
+print(enter(Intent(State.PRIMARY, "test"), Settings(*settings), emit).outcome.value)
 """
 
 

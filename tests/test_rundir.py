@@ -18,14 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primary_backup.plan import State
-from primary_backup.rundir import Birth, Holder, Memory, RunDir, Ticket, Unusable, boot_id, born
+from primary_backup.proc import Birth, boot_id, born
+from primary_backup.rundir import Holder, Memory, RunDir, Ticket, Unusable
 from tests.fake.node import until
 
 MINE = Ticket(born(), State.BACKUP)
 LOCKS = """
 import sys, time
 from primary_backup.plan import State
-from primary_backup.rundir import RunDir, Ticket, born
+from primary_backup.proc import born
+from primary_backup.rundir import RunDir, Ticket
 ticket = Ticket(born(), State.PRIMARY)
 run_dir = RunDir(sys.argv[1])
 run_dir.show(ticket)
@@ -350,16 +352,17 @@ def test_a_file_of_ours_is_nobody_else_s(tmp_path: Path, run_dir: RunDir) -> Non
     assert modes == {0o600}
 
 
-# -- who has committed ---------------------------------------------------------------------------
+# -- who made this node primary -------------------------------------------------------------------
 
 
-def test_a_commit_is_noted_until_it_is_forgotten(run_dir: RunDir) -> None:
+def test_a_promotion_holds_until_somebody_steps_down(run_dir: RunDir) -> None:
     """What makes a primary a second one is a fact that any backup, fault or stop can destroy."""
-    seen = [run_dir.has_committed()]
-    run_dir.note_commit()
-    seen.append(run_dir.has_committed())
-    run_dir.forget_commit()
-    run_dir.forget_commit()
-    seen.append(run_dir.has_committed())
+    seen = [run_dir.promotion()]
+    run_dir.promote("one")
+    run_dir.promote("two")
+    seen.append(run_dir.promotion())
+    run_dir.step_down()
+    run_dir.step_down()
+    seen.append(run_dir.promotion())
 
-    assert seen == [False, True, False]
+    assert seen == ["", "two", ""]

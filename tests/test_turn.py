@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from primary_backup.plan import State
+from primary_backup.proc import Birth, boot_id, born
 from primary_backup.request import Halted
-from primary_backup.rundir import Birth, Memory, RunDir, Ticket, boot_id, born
-from primary_backup.turn import Turn
+from primary_backup.rundir import Memory, RunDir, Ticket
+from primary_backup.turn import Caller, Turn
 from tests.fake.node import until
 
 
@@ -26,7 +27,7 @@ class Waiting:
         self.ticket = Ticket(birth, state)
         self.run_dir = RunDir(str(path / "run"))
         self.signals: list[str] = []
-        self.turn = Turn(self.run_dir, self.ticket, self.signals)
+        self.turn = Turn(self.run_dir, self.ticket, Caller(birth, self.signals))
 
     def show(self) -> Waiting:
         self.run_dir.show(self.ticket)
@@ -169,7 +170,7 @@ def test_a_pause_lasts_as_long_as_it_should(tmp_path: Path) -> None:
 def test_without_a_run_directory_nobody_is_waited_for() -> None:
     """There is no order then, only signals."""
     signals: list[str] = []
-    turn = Turn(None, Ticket(born(), State.PRIMARY), signals)
+    turn = Turn(None, Ticket(born(), State.PRIMARY), Caller(born(), signals))
     assert (turn.take(), turn.halted()) == (None, None)
     signals.append("SIGTERM")
     assert turn.halted() is not None

@@ -1,0 +1,100 @@
+"""In sync afterwards: look at an idle daemon, and say what is to be done about it."""
+
+from collections.abc import Callable
+
+from primary_backup.conf import ConfError
+from primary_backup.conntrackd import Daemon
+from primary_backup.controller import Intent, Kind, Settings, read_conf, replication
+from primary_backup.plan import State
+from primary_backup.proc import boot_seconds
+from primary_backup.proof import Outcome
+from primary_backup.request import Halted, Refused, Unanswered, Unreached
+from primary_backup.rundir import Memory, RunDir, Unusable
+from primary_backup.watch import Look, Need, Pace, Past, Watch
+
+LOOK_SECONDS = 5.0
+"""Between two looks; a living peer says something every second."""
+_KINDS = {Need.UNFINISHED: Kind.BECOME, Need.PURGE: Kind.PURGE}
+_FINISHED = frozenset({Outcome.OK.value, Outcome.DEGRADED.value, Outcome.SUPERSEDED.value})
+"""What nobody has to finish: a superseded transition has a younger one."""
+
+
+class Upkeep:
+    """What the looks at the daemon have told so far, and how often something was done about it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        event: Callable[[str, Outcome, str], None],
+        interrupt: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._event = event
+        self._interrupt = interrupt
+        self._pace = Pace()
+        self._since = ""
+        self._watch: Watch | None = None
+        self._flushes: int | None = None
+        self._unseen = ""
+
+    def look(self) -> Intent | None:
+        """Look once; what is to be done now, for the state that the last transition brought."""
+        try:
+            run_dir = RunDir(self._settings.run_dir)
+        except Unusable:
+            return None  # every transition says so
+        memory = run_dir.recall()
+        if not memory.state or run_dir.youngest() is not None:
+            return None  # nothing to keep up, or somebody is at it
+        try:
+            need = self._need(memory)
+        except (Unanswered, Refused, ConfError) as error:
+            if self._unseen != str(error):
+                self._event("conntrackd.unseen", Outcome.DEGRADED, str(error))
+            self._unseen = str(error)
+            return None
+        except Halted:
+            return None
+        self._unseen = ""
+        now = boot_seconds()
+        if need is None or not self._pace.allows(now):
+            return None
+        self._pace.take(now)
+        self._event("sync.lost", Outcome.DEGRADED, need.value)
+        return Intent(State(memory.state), need.value, _KINDS.get(need, Kind.REFRESH))
+
+    def _need(self, memory: Memory) -> Need | None:
+        conf = read_conf(self._settings.config)
+        replicated = replication(conf)
+        if self._watch is None or self._since != memory.transition:
+            self._since = memory.transition
+            self._flushes = None
+            self._watch = Watch(
+                Past(
+                    tuple(memory.daemon) if memory.daemon is not None else None,
+                    finished=memory.ended in _FINISHED,
+                    silent=memory.silent,
+                    held=memory.held,
+                    kept=memory.kept,
+                    answers=replicated is not None and replicated.sends_bulks,
+                )
+            )
+        daemon = Daemon(self._settings.conntrackd, self._settings.config, conf, self._interrupt)
+        try:
+            self._watch_purge(daemon, memory)
+            status = daemon.status()
+        except Unreached:
+            status = None
+        entries = daemon.kernel().entries
+        held = status.internal if status is not None else None
+        ours = entries if held is None else held
+        return self._watch.see(Look(boot_seconds(), daemon.identity(), status, ours))
+
+    def _watch_purge(self, daemon: Daemon, memory: Memory) -> None:
+        """Log a purge of ours that has fired: the daemon itself tells nobody."""
+        if boot_seconds() > memory.purge_due + LOOK_SECONDS:
+            return
+        before, self._flushes = self._flushes, daemon.flushes()
+        if before is not None and self._flushes is not None and self._flushes > before:
+            left = daemon.kernel().entries
+            self._event("purge.fired", Outcome.OK, f"{left} entries are left in the kernel table")
