@@ -201,10 +201,12 @@ class Follower:
         try:
             state, since = standing(self._followed)
         except Unknown as error:
-            if self._unanswered != str(error):
-                self._event("keepalived.asked", Outcome.DEGRADED, f"{why}; {error}")
             # One that is started later says a word by itself.
-            self._unanswered = "" if isinstance(error, NotRunning) else str(error)
+            awaited = isinstance(error, NotRunning)
+            if self._unanswered != str(error):
+                outcome = Outcome.OK if awaited else Outcome.DEGRADED
+                self._event("keepalived.asked", outcome, f"{why}; {error}")
+            self._unanswered = "" if awaited else str(error)
             if self._inbox.waiting is None and unfinished is not None:
                 self._inbox.put(unfinished)
             return

@@ -20,7 +20,10 @@ def main() -> int:
     """Run the failover and print what happened; the status is 0 if every connection lives."""
     print("Two firewalls in network namespaces, with real keepalived and real conntrackd.")
     print("Nothing leaves the namespaces, and they go with this program.\n")
-    with tempfile.TemporaryDirectory() as directory, Pair(Path(directory), COMMAND) as pair:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Pair(Path(directory), COMMAND, wiring="fifo") as pair,
+    ):
         pair.start()
         print("fw-1 is primary, fw-2 is its backup.")
         traffic = pair.open_connections(CONNECTIONS)
@@ -33,7 +36,9 @@ def main() -> int:
         print("All cables of fw-1 are cut …")
         pair.fw1.cut()
         pair.fw2.until(pair.fw2.is_master, within=10, what="fw-2 takes over")
-        pair.fw2.until(lambda: pair.fw2.was_told("primary"), within=30, what="its hook has ended")
+        pair.fw2.until(
+            lambda: pair.fw2.was_made("primary"), within=30, what="its connections are recovered"
+        )
         summary = traffic.finish()
         lines = [
             line.message for line in pair.fw2.journal() if '"state": "primary"' in line.message

@@ -18,6 +18,7 @@ CONNTRACKD_CONF = "/etc/conntrackd/conntrackd.conf"
 KEEPALIVED_CONF = "/etc/keepalived/keepalived.conf"
 RULESET = "/etc/nftables.conf"
 SYSCTL = "/etc/sysctl.d/ftfw.conf"
+RUN_DIR = "/run/ftfw-transition"
 VIPS = ("10.10.0.1", "192.0.2.1")
 
 # Each firewall writes to its own /run, and to layers above the machine's other directories. Its
@@ -195,11 +196,41 @@ class Firewall(Node):
 
     def hooks_running(self) -> list[int]:
         """The numbers, on the firewall, of the hooks that have not ended."""
-        return sorted({*self.pids(Path(HOOK).name), *self.pids(self._command.name)})
+        ours = {*self.pids(Path(HOOK).name), *self.pids(self._command.name)}
+        return sorted(ours.difference(self.followers()))
 
-    def was_told(self, state: str) -> bool:
-        """Say whether keepalived's hook has been called with a state, and every hook has ended."""
-        return state in self.hook_calls() and not self.hooks_running()
+    def is_quiet(self) -> bool:
+        """Say whether no hook runs, and no transition of a follower's is under way."""
+        tickets = Path(f"/proc/{self.pid}/root{RUN_DIR}").glob("ticket.*")
+        return not self.hooks_running() and not any(tickets)
+
+    def was_made(self, state: str) -> bool:
+        """Say whether a transition to a state has ended, and no other is under way."""
+        return self.is_quiet() and any(
+            event["state"] == state for event in self.events("transition.finished")
+        )
+
+    # the follower
+
+    def start_follower(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        """Start the follower; it has asked keepalived and follows when this returns."""
+        asked = len(self.events("keepalived.asked"))
+        self._follower = self.start(HOOK, "follow", *(arguments or ("--group", "G1")), env=env)
+        self.until(lambda: self.events("keepalived.asked")[asked:], 10, "the follower follows")
+
+    def followers(self) -> list[int]:
+        """The numbers, on the firewall, of the followers."""
+        return self.pids("ftfw-transition", "follow")
+
+    def stop_follower(self) -> int:
+        """End the follower as a service manager does; its exit status."""
+        self._follower.terminate()
+        return self._follower.wait(timeout=10)
+
+    def kill_follower(self) -> None:
+        """Kill the follower, as the kernel would for want of memory."""
+        self._follower.kill()
+        self._follower.wait(timeout=10)
 
     # the log
 

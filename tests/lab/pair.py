@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Literal, Self
 
 from .firewall import CONNTRACKD_CONF, KEEPALIVED_CONF, RULESET, SYSCTL, Firewall
 from .node import Node, until
@@ -30,6 +30,10 @@ Edit = Mapping[str, str]
 """Texts of a shipped file, each with the text that takes its place on both firewalls."""
 
 AS_SHIPPED: Edit = MappingProxyType({})
+
+Wiring = Literal["hooks", "fifo"]
+"""How keepalived tells: it starts a program, or a follower reads its FIFO."""
+KEEPALIVED = {"hooks": "keepalived/keepalived-hooks.conf", "fifo": "keepalived/keepalived.conf"}
 
 
 def _edited(path: Path, edit: Edit) -> str:
@@ -61,9 +65,11 @@ class Pair:
         conntrackd: Edit | str = AS_SHIPPED,
         keepalived: Edit = AS_SHIPPED,
         nftables: Edit = AS_SHIPPED,
+        wiring: Wiring = "hooks",
     ) -> None:
         self.workdir = workdir
         self.command = command
+        self.wiring = wiring
         self._conntrackd = conntrackd
         self._keepalived = keepalived
         self._nftables = nftables
@@ -91,7 +97,7 @@ class Pair:
             conntrackd = conntrackd.replace("@PEER@", peer)
         else:
             conntrackd = _edited(packaging / "conntrackd/conntrackd.conf", self._conntrackd)
-        keepalived = _edited(packaging / "keepalived/keepalived.conf", self._keepalived)
+        keepalived = _edited(packaging / KEEPALIVED[self.wiring], self._keepalived)
         ruleset = _edited(packaging / "nftables/ftfw.nft", self._nftables)
         files = {
             CONNTRACKD_CONF: conntrackd,
@@ -124,15 +130,17 @@ class Pair:
         self.client.ip("address add 10.10.0.10/24 dev eth0", "route add default via 10.10.0.1")
 
     def start(self) -> Self:
-        """Start all four daemons; fw-1 is primary, fw-2 its backup, and all hooks have ended."""
-        self.fw1.start_conntrackd()
-        self.fw2.start_conntrackd()
+        """Start all daemons; fw-1 is primary, fw-2 its backup, and both have been made it."""
+        for firewall in (self.fw1, self.fw2):
+            firewall.start_conntrackd()
+            if self.wiring == "fifo":
+                firewall.start_follower()
         # One after the other: at the same time, 8 ms of skew would decide who is first.
         self.fw1.start_keepalived()
         until(self.fw1.is_master, within=5, what="fw-1 is master")
         self.fw2.start_keepalived()
-        self.fw1.until(lambda: self.fw1.was_told("primary"), 10, "its hook has made it primary")
-        self.fw2.until(lambda: self.fw2.was_told("backup"), 10, "its hook has made it backup")
+        self.fw1.until(lambda: self.fw1.was_made("primary"), 10, "has been made primary")
+        self.fw2.until(lambda: self.fw2.was_made("backup"), 10, "has been made backup")
         return self
 
     def open_connections(self, count: int) -> Traffic:
