@@ -1,14 +1,16 @@
-"""What the hook costs, as ratios of figures taken in turn on the same machine.
+"""What a transition costs, as ratios of figures taken in turn on the same machine.
 
     python -m tests.lab.bench
 
-Start: from the hook's start to its `conntrackd -c` starting, beside a bare interpreter that imports
-click and sh. Transition: a promotion with 100,000 connections after the peer's death, from its
-first request to its last proof, beside the four client calls it is made of.
+Start: from keepalived's word to `conntrackd -c` starting, by a follower that reads its FIFO, by the
+hook, by conntrack-tools' own script, and beside them a bare interpreter that imports click and sh.
+Transition: a promotion with 100,000 connections after the peer's death, from its first request to
+its last proof, beside the four client calls it is made of.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import statistics
@@ -16,16 +18,53 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .pair import Pair
+from .pair import PACKAGING, Pair
 
 COMMAND = Path(sys.executable).with_name("ftfw-transition")
-CONFIGURATION = Path(__file__).parents[2] / "packaging/conntrackd/conntrackd.conf"
+SCRIPT = Path("/usr/share/doc/conntrackd/examples/sync/primary-backup.sh")
 STARTS = 30
 ENTRIES = 100_000
 ROUNDS = 3
 RAW = ("-c", "-f", "-R", "-B")
+
+# Where all three find a client that only says that it has started, and nobody's log or daemon.
+_FURNISH = """
+mount -t tmpfs none /run
+mount -t tmpfs none /etc/conntrackd
+mount --bind /dev/null /dev/log 2>/dev/null || true
+cp "$1" /etc/conntrackd/conntrackd.conf
+mkfifo -m 600 /run/started
+printf '%s\\n' '#!/bin/sh' '[ "$3" = -c ] && echo >/run/started' 'exit 0' >/run/client
+chmod 755 /run/client
+mount --bind /run/client /usr/sbin/conntrackd
+shift
+exec "$@"
+"""
+
+
+def starts() -> None:
+    """Print how long each takes to a commit; in namespaces of its own."""
+    ways: dict[str, Callable[[], float]] = {
+        "a bare interpreter with click and sh": interpreter,
+        "the hook": lambda: _process(str(COMMAND), "primary"),
+        "primary-backup.sh": lambda: _process("sh", str(SCRIPT), "primary"),
+    }
+    took: dict[str, list[float]] = {}
+    with follower() as say:
+        for _ in range(STARTS):
+            for name, way in ways.items():
+                took.setdefault(name, []).append(way())
+            took.setdefault("the follower", []).append(say("MASTER"))
+            say("STOP")
+    for name, beside in (
+        ("the hook", "a bare interpreter with click and sh"),
+        ("the follower", "the hook"),
+        ("the follower", "primary-backup.sh"),
+    ):
+        _report(f"word to `conntrackd -c`, {name}", took[name], beside, took[beside])
 
 
 def interpreter() -> float:
@@ -35,30 +74,66 @@ def interpreter() -> float:
     return time.perf_counter() - began
 
 
-def start(directory: Path) -> float:
-    """Seconds from the hook's start to its commit, asked of a client that only says it started."""
-    started = directory / "started"
-    client = directory / "conntrackd"
-    if not client.exists():
-        os.mkfifo(started)
-        client.write_text(f'#!/bin/sh\n[ "$3" = -c ] && echo >"{started}"\nexit 0\n')
-        client.chmod(0o755)
-    pipe = os.open(started, os.O_RDWR | os.O_NONBLOCK)
+def _process(*argv: str) -> float:
+    """Seconds from a program's start to its commit."""
+    with _started() as wait:
+        process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+        took = wait()
+        process.wait(timeout=60)
+    return took
+
+
+@contextlib.contextmanager
+def follower() -> Iterator[Callable[[str], float]]:
+    """A follower that can be told a word; the seconds to its commit, once all is done."""
+    fifo, last = Path("/run/notify.fifo"), Path("/run/ftfw-transition/last.json")
+    process = subprocess.Popen(
+        [COMMAND, "follow", "--group", "G1", fifo], stderr=subprocess.DEVNULL
+    )
+
+    def say(word: str) -> float:
+        before = last.stat().st_ino if last.exists() else 0
+        with _started() as wait:
+            pipe = os.open(fifo, os.O_WRONLY)
+            os.write(pipe, f'GROUP "G1" {word} 0\n'.encode())
+            os.close(pipe)
+            took = wait() if word == "MASTER" else 0.0
+        _await(lambda: last.exists() and last.stat().st_ino != before)
+        return took
+
     try:
-        began = time.perf_counter()
-        hook = subprocess.Popen(
-            [COMMAND, "--config", CONFIGURATION, "--conntrackd", client,
-             "--run-dir", directory / "run", "primary"],
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        _await(fifo.exists)
+        say("STOP")
+        yield say
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+@contextlib.contextmanager
+def _started() -> Iterator[Callable[[], float]]:
+    """Await a commit; the seconds since the beginning."""
+    pipe = os.open("/run/started", os.O_RDWR | os.O_NONBLOCK)
+    began = time.perf_counter()
+
+    def wait() -> float:
         ready, _, _ = select.select([pipe], [], [], 30)
-        took = time.perf_counter() - began
-        hook.wait(timeout=60)
+        if not ready:
+            raise RuntimeError("nobody asked for a commit")
+        return time.perf_counter() - began
+
+    try:
+        yield wait
     finally:
         os.close(pipe)
-    if not ready:
-        raise RuntimeError("the hook never asked for a commit")
-    return took
+
+
+def _await(fact: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not fact():
+        if time.monotonic() > deadline:
+            raise RuntimeError("the follower does not answer")
+        time.sleep(0.002)
 
 
 def promotion(directory: Path, *, raw: bool) -> float:
@@ -81,14 +156,15 @@ def promotion(directory: Path, *, raw: bool) -> float:
 
 
 def main() -> None:
-    """Print both ratios, with the medians they come from."""
+    """Print all ratios, with the medians they come from."""
+    subprocess.run(
+        ["unshare", "--net", "--mount", "sh", "-ec", _FURNISH, "-",
+         PACKAGING / "conntrackd/conntrackd.conf",
+         sys.executable, "-c", "from tests.lab.bench import starts; starts()"],
+        check=True,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
         here = Path(directory)
-        bare, hook = [], []
-        for _ in range(STARTS):
-            bare.append(interpreter())
-            hook.append(start(here))
-        _report("hook start to `conntrackd -c`", hook, "bare interpreter", bare)
         calls, whole = [], []
         for number in range(ROUNDS):
             calls.append(promotion(here / f"raw{number}", raw=True))
@@ -100,7 +176,7 @@ def _report(what: str, ours: list[float], beside: str, theirs: list[float]) -> N
     ours_median, theirs_median = statistics.median(ours), statistics.median(theirs)
     ratio = statistics.median(mine / its for mine, its in zip(ours, theirs, strict=True))
     print(
-        f"{what}: {ours_median * 1000:.0f} ms, {beside}: {theirs_median * 1000:.0f} ms, "
+        f"{what}: {ours_median * 1000:.1f} ms, {beside}: {theirs_median * 1000:.1f} ms, "
         f"ratio {ratio:.2f}"
     )
 
