@@ -28,27 +28,27 @@ _DAEMON = 3 << 3
 class SystemLog(logging.Handler):
     """Datagrams to ``/dev/log``, as syslog(3) sends them, but never waiting for a reader.
 
-    A transition must not hang because journald does: what does not fit is dropped.
+    A transition must not hang because journald does: what does not fit is dropped. Each one finds
+    its way anew, since the reader of a resident process may be restarted.
     """
 
-    def __init__(self, path: str = SOCKET) -> None:
-        """Connect; raises OSError where nobody listens."""
+    def __init__(self, path: str, otherwise: logging.Handler) -> None:
+        """``otherwise`` takes what nobody listens to."""
         super().__init__()
+        self._path = path
+        self._otherwise = otherwise
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        try:
-            self._socket.connect(path)
-        except OSError:
-            self._socket.close()
-            raise
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record with its priority, the identifier and our pid."""
         priority = _DAEMON | _PRIORITIES.get(record.levelno, 6)
         line = f"<{priority}>{IDENTIFIER}[{os.getpid()}]: {self.format(record)}"
         try:
-            self._socket.send(line.encode(errors="backslashreplace"))
+            self._socket.sendto(line.encode(errors="backslashreplace"), self._path)
+        except BlockingIOError:
+            pass  # the log is full or hung: the transition goes on, its record is kept
         except OSError:
-            pass  # the log is full, hung or gone: the transition goes on, its record is kept
+            self._otherwise.emit(record)
 
 
 class Held(logging.Handler):
@@ -78,8 +78,10 @@ class Table(Held):
             text = "{state}: {outcome} – {reason}".format_map(event)
             if event["advice"]:
                 text += f"\n  next: {event['advice']}"
+        elif event["outcome"] == "failed":
+            return  # the command itself tells why it has not begun
         else:
-            return  # a wrong usage is told by the command itself
+            text = f"{record.msg}: {event['reason']}"
         self.lines.append(text.rstrip())
 
 
@@ -97,17 +99,12 @@ class Log:
         self._logger = logging.Logger(IDENTIFIER, level.upper())  # noqa: LOG001  # ours alone
         terminal = sys.stderr is not None and sys.stderr.isatty()
         self._held = Table() if terminal else Held()
-        try:
-            self._add(SystemLog())
-        except OSError:
-            if not terminal:
-                self._add(self._held)
+        self._held.setFormatter(self._formatter)
+        log = SystemLog(SOCKET, logging.NullHandler() if terminal else self._held)
+        log.setFormatter(self._formatter)
+        self._logger.addHandler(log)
         if terminal:
-            self._add(self._held)
-
-    def _add(self, handler: logging.Handler) -> None:
-        handler.setFormatter(self._formatter)
-        self._logger.addHandler(handler)
+            self._logger.addHandler(self._held)
 
     def show(self) -> None:
         """Write to stderr what was held back."""
