@@ -164,8 +164,8 @@ class _Invocation:
             self._early = Verdict(Outcome.OK, reason)
             return
         try:
+            self._read_input()  # first: a word that its configuration forbids stops nobody
             self._show()
-            self._read_input()
             self._take_turn()
             self._history.recall(self._daemon.identity)
             needless = self._needless()
