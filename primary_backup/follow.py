@@ -49,6 +49,8 @@ class Inbox:
         self._last = Birth(0, self._pid)
         self._master = False
         self.waiting: Word | None = None
+        self.lost = False
+        """Whether there may have been words, newer than these, that found the FIFO full."""
 
     def birth(self) -> Birth:
         """How old a word is that is read now: no two are of the same age."""
@@ -58,7 +60,9 @@ class Inbox:
 
     def look(self) -> Word | None:
         """Read all there is; the newest word that nobody has acted upon yet."""
-        for line in self.fifo.lines():
+        lines = self.fifo.lines()
+        self.lost = self.lost or self.fifo.overflowed
+        for line in lines:
             said = self._followed.read_line(line)
             if said is None or (said.reassert and not self._master):
                 continue
@@ -132,7 +136,9 @@ class Follower:
                 self._read_again()
             if self._inbox.fifo.is_replaced():
                 self._reopen()
-            if self._inbox.look() is None and self._inbox.fifo.overflowed:
+            self._inbox.look()
+            if self._inbox.lost:
+                self._inbox.lost = False
                 self._catch_up("the FIFO was full: words may have been lost")
             word = self._inbox.take()
             if word is not None:
@@ -207,6 +213,7 @@ class Follower:
                 outcome = Outcome.OK if awaited else Outcome.DEGRADED
                 self._event("keepalived.asked", outcome, f"{why}; {error}")
             self._unanswered = "" if awaited else str(error)
+            self._stopped = awaited
             if self._inbox.waiting is None and unfinished is not None:
                 self._inbox.put(unfinished)
             return

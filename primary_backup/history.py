@@ -57,12 +57,13 @@ class History:
         return memory.transition
 
     def is_second(self) -> bool:
-        """Whether this daemon's last request was a primary's, which committed to the end."""
+        """Whether this daemon's last request was a primary's, whose entries are live by now."""
         if self._run_dir is None or not self._has_committed():
             return False
         if any(ticket.state is not State.PRIMARY for ticket in self._run_dir.tickets()):
             return False
-        return self._memory.state == State.PRIMARY.value and self._memory.ended in _ENDED
+        at_its_end = self._memory.ended in _ENDED or self._memory.entries is None
+        return self._memory.state == State.PRIMARY.value and at_its_end
 
     def is_standing(self, since: float) -> bool:
         """Whether this same state, in which keepalived is ``since``, was brought to its end.
@@ -107,12 +108,13 @@ class History:
             began=time.time(),
             silent=False,
         )
-        first = earlier is None and any(step.name == "commit" for step in steps)
+        commits = any(step.name == "commit" for step in steps)
         promoted = self._ticket.state is State.PRIMARY
-        if self._run_dir is not None and promoted and (first or not self._holds()):
+        first = (earlier is None and commits) or not self._holds()
+        if self._run_dir is not None and promoted and first:
             self._run_dir.promote(self.transition)
             memory = memory._replace(
-                promotion=self.transition, committed=False, inserted=None, entries=None
+                promotion=self.transition, committed=not commits, inserted=None, entries=None
             )
         self._memory = memory
         self._begun = True

@@ -80,7 +80,7 @@ class Memory(NamedTuple):
     promotion: str = ""
     """The transition that made this node primary; see ``RunDir.promotion``."""
     committed: bool = False
-    """That one's commit was asked, and waited for to its end."""
+    """That one's commit was asked, and waited for to its end; or its entries were live already."""
     inserted: int | None = None
     entries: int | None = None
     """The kernel's counters right before that commit; both None where there was none."""

@@ -261,7 +261,8 @@ class Transition:
             return Verdict(
                 Outcome.DEGRADED,
                 "no peer on the dedicated link: this node holds no fresh copy",
-                "when the peer is back, run `ftfw-transition backup` again",
+                "when the peer is back, a follower asks again by itself; without one run "
+                "`ftfw-transition backup`",
             )
         received = after.replicated - before.replicated
         if received == 0:
