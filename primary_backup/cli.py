@@ -2,7 +2,8 @@
 
 import contextlib
 import sys
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import click
 
@@ -12,6 +13,7 @@ from primary_backup.controller import Intent, Kind, Settings, enter, read_conf, 
 from primary_backup.notify import read_arguments
 from primary_backup.plan import PURGES, STARTS_DAEMON, State, plan
 from primary_backup.proof import Outcome
+from primary_backup.request import Unstartable
 
 EXIT_STATUS = {
     Outcome.OK: 0,
@@ -43,7 +45,7 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
 @click.group(
     context_settings={"auto_envvar_prefix": "FTFW_TRANSITION"},
     no_args_is_help=False,
-    subcommand_metavar="primary|backup|fault|stop|notify|follow [OPTIONS]",
+    subcommand_metavar="COMMAND [OPTIONS]",
 )
 @click.option(
     "--config", metavar="PATH", callback=_absolute, show_default=True, show_envvar=True,
@@ -138,7 +140,7 @@ def follow(obj: tuple[Settings, str], group: str | None, instance: str | None, p
     PATH is that of keepalived's vrrp_notify_fifo; without it
     /run/ftfw-transition/notify.fifo.
     """
-    if (group is None) == (instance is None):
+    if bool(group) == bool(instance):
         raise click.UsageError("follow needs either --group NAME or --instance NAME")
     from primary_backup.fifo import Fifo, NoFifo
     from primary_backup.follow import Follower
@@ -149,14 +151,80 @@ def follow(obj: tuple[Settings, str], group: str | None, instance: str | None, p
     followed = Followed("GROUP", group) if group else Followed("INSTANCE", instance or "")
     emitter = _Emitter(log_level)
     with contextlib.suppress(Unusable):  # every transition says so, and goes on
-        RunDir(settings.run_dir)  # the FIFO may lie in it
+        RunDir(settings.run_dir).close()  # the FIFO may lie in it
     try:
-        Follower(Fifo(path), followed, settings, emitter, emitter.show).run()
+        Follower(Fifo(path), followed, settings, emitter, partial(emitter.show, wait=False)).run()
     except NoFifo as error:
         click.echo(f"ftfw-transition: {error}", err=True)
         emitter("follow.ended", {"outcome": Outcome.FAILED.value, "reason": str(error)})
         emitter.show()
         sys.exit(EXIT_STATUS[Outcome.FAILED])
+
+
+@command.command()
+@click.pass_obj
+def unlock(obj: tuple[Settings, str]) -> None:
+    """Remove the lock file that a killed conntrackd has left, before its next start.
+
+    Nothing is removed while a conntrackd lives.
+    """
+    settings, _ = obj
+    try:
+        conf = read_conf(settings.config)
+        removed = Daemon(settings.conntrackd, settings.config, conf).unlock()
+    except (ConfError, Unstartable) as error:
+        _fail(str(error))
+    if removed:
+        click.echo(removed)
+
+
+def _show_example(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
+    if value:
+        from primary_backup.render import EXAMPLE
+
+        with open(EXAMPLE, encoding="utf-8") as file:
+            click.echo(file.read(), nl=False)
+        context.exit()
+
+
+@command.command(name="render")
+@click.option(
+    "--site", metavar="PATH", required=True,
+    help="The site file (TOML): two nodes, their networks and virtual addresses.",
+)  # fmt: skip
+@click.option("--node", metavar="NAME", required=True, help="The node whose files are wanted.")
+@click.option("--output", metavar="DIR", required=True, help="Where they go; made if missing.")
+@click.option(
+    "--example", is_flag=True, is_eager=True, expose_value=False, callback=_show_example,
+    help="Print a commented site file and exit.",
+)  # fmt: skip
+def render_command(site: str, node: str, output: str) -> None:
+    """Write the configuration of one node of a pair, from one small site file.
+
+    Files that are there and differ are never touched.
+    """
+    from primary_backup.render import Existing, render, write
+    from primary_backup.site import SiteError, read_site
+
+    try:
+        with open(site, encoding="utf-8") as file:
+            written = write(render(read_site(file.read()), node), output)
+    except SiteError as error:
+        _fail(*(f"{site}: {line}" for line in error.args))
+    except ValueError as error:  # no such node, or not UTF-8
+        _fail(f"{site}: {error}")
+    except Existing as error:
+        _fail(f"{error} is there and differs: move it away, or name another --output")
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}")
+    for path in written:
+        click.echo(f"{output}/{path}")
+
+
+def _fail(*lines: str) -> NoReturn:
+    for line in lines:
+        click.echo(f"ftfw-transition: {line}", err=True)
+    sys.exit(EXIT_STATUS[Outcome.FAILED])
 
 
 def _become(
@@ -200,22 +268,20 @@ class _Emitter:
         line: str = self._log.event(name, fields)
         return line
 
-    def show(self) -> None:
-        """Write to stderr what is meant for it."""
+    def show(self, *, wait: bool = True) -> None:
+        """Write to stderr what is meant for it; unless it may ``wait``, what is taken now."""
         if self._log is not None:
-            self._log.show()
+            self._log.show(wait=wait)
 
 
 def _print_plan(state: State, settings: Settings, *, reassert: bool) -> None:
     try:
         conf = read_conf(settings.config)
     except ConfError as error:
-        click.echo(f"ftfw-transition: {error}", err=True)
-        sys.exit(EXIT_STATUS[Outcome.FAILED])
+        _fail(str(error))
     replicated = replication(conf)
     if replicated is None:
-        click.echo(f"ftfw-transition: {settings.config} has no Sync section", err=True)
-        sys.exit(EXIT_STATUS[Outcome.FAILED])
+        _fail(f"{settings.config} has no Sync section")
     steps = plan(state, replicated, again=reassert)
     caches = [] if replicated.internal_cache else ["DisableInternalCache On"]
     caches += [] if replicated.external_cache else ["DisableExternalCache On"]
@@ -238,7 +304,7 @@ def main() -> None:
         command.main(standalone_mode=False)
     except click.UsageError as error:
         reason = error.format_message().replace("\n", " ").rstrip(".")
-        line = f"{reason}: say primary, backup, fault, stop, notify or follow; `--help` tells more"
+        line = f"{reason}: say {', '.join(command.commands)}; `--help` tells more"
         click.echo(f"ftfw-transition: {line}", err=True)
         emitter = _Emitter("info")
         emitter("usage.refused", {"outcome": Outcome.FAILED.value, "reason": line})

@@ -117,21 +117,34 @@ class Daemon(NamedTuple):
             return None
         return found.st_dev, found.st_ino, found.st_ctime_ns
 
-    def start(self) -> tuple[str, str]:
-        """Start the daemon; the command, and what had to be done first. Raises Unstartable.
+    def unlock(self) -> str:
+        """Remove a lock file that a killed daemon left; what was done. Raises Unstartable.
 
-        A lock file that a killed daemon left makes every start fail without a word, so that it
-        is removed first, when it is proven stale.
+        It makes every start fail without a word. Only one that is proven stale is removed: a
+        second daemon would take a living one's socket away.
         """
         if self.conf is None or self.conf.socket is None:
             raise Unstartable(f"{self.config} names no UNIX Path: no client can reach conntrackd")
         pids = list(living_daemons())
         if pids:
             raise Unstartable(
-                f"conntrackd (pid {pids[0]}) lives but cannot be reached through "
-                f"{self.conf.socket}; end it, or mend the UNIX Path of {self.config}"
+                f"conntrackd (pid {pids[0]}) lives: end it, or, if {self.conf.socket} is not its "
+                f"socket, mend the UNIX Path of {self.config}"
             )
-        removed = self._remove_stale_lock(self.conf)
+        lock_file = self.conf.lock_file
+        if not os.path.isfile(lock_file) or not _nobody_listens(self.conf.socket):
+            return ""
+        try:
+            os.unlink(lock_file)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise Unstartable(f"stale lock {lock_file}: {error.strerror}") from error
+        return f"stale lock {lock_file} removed"
+
+    def start(self) -> tuple[str, str]:
+        """Start the daemon; the command, and what had to be done first. Raises Unstartable."""
+        removed = self.unlock()
         by_unit = _unit_runs(self.config)
         if by_unit:
             run("systemctl", "reset-failed", _UNIT, seconds=CALL_SECONDS)
@@ -147,24 +160,14 @@ class Daemon(NamedTuple):
             finished = run(self.program, "-C", self.config, "-d", seconds=START_SECONDS)
         how = f"systemctl start {_UNIT}" if by_unit else self.command(("-d",))
         if finished.code != 0:
-            said = _message(finished.errors) or f"see {self.conf.log_file or 'its log'}"
+            log = self.conf.log_file if self.conf is not None else None
+            said = _message(finished.errors) or f"see {log or 'its log'}"
             raise Unstartable(f"conntrackd does not start (`{how}`): {said}")
         return how, removed
 
     def _no_progress(self) -> bool:
         self.interrupt()
         return False
-
-    def _remove_stale_lock(self, conf: Conntrackd) -> str:
-        if not os.path.isfile(conf.lock_file) or not _nobody_listens(conf.socket or ""):
-            return ""
-        try:
-            os.unlink(conf.lock_file)
-        except FileNotFoundError:
-            return ""
-        except OSError as error:
-            raise Unstartable(f"stale lock {conf.lock_file}: {error.strerror}") from error
-        return f"stale lock {conf.lock_file} removed"
 
 
 def living_daemons() -> Iterator[int]:

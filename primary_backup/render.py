@@ -1,0 +1,109 @@
+"""A pair's configuration files for one of its nodes, from the templates of this package."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jinja2
+
+from primary_backup.site import Site
+
+ADVERT_SECONDS = 0.2
+_PRIORITIES = ((100, "above {}'s 90"), (90, "below {}'s 100"))
+_TITLES = {
+    "ftfw": "as the article has it: FTFW",
+    "direct": "FTFW without an external cache: the peer's states go straight into the kernel",
+    "notrack": "NOTRACK: replication without resending",
+    "alarm": "ALARM: everything again and again",
+}
+TEMPLATES = os.path.join(os.path.dirname(__file__), "templates")
+EXAMPLE = os.path.join(os.path.dirname(__file__), "site.toml")
+"""The site file of which the files in packaging/ are the rendering."""
+
+
+class Existing(Exception):
+    """A file is there already and differs: its path."""
+
+
+def render(site: Site, name: str) -> dict[str, str]:
+    """All files of the node of that name, by their path below the output directory.
+
+    Raises ValueError where the site has no such node.
+    """
+    names = [node.name for node in site.nodes]
+    if name not in names:
+        raise ValueError(f"the site has no node {name}: say {' or '.join(names)}")
+    number = names.index(name)
+    own, peer = site.nodes[number], site.nodes[1 - number]
+    priority, reason = _PRIORITIES[number]
+    values = {
+        "site": site,
+        "own": own,
+        "peer": peer,
+        "title": _TITLES[site.mode],
+        "priority": priority,
+        "priority_reason": reason.format(peer.name),
+        "advert_seconds": ADVERT_SECONDS,
+        "detection_seconds": round((3 + (256 - priority) / 256) * ADVERT_SECONDS, 2),
+        "ignored": list(_ignored(site)),
+        "adverts": [
+            each.ip
+            for side in ("outside", "inside")
+            for node in site.nodes
+            for each in getattr(node, side)
+            if each.version == 4
+        ],
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701  # nothing here is HTML
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(site=_site, note=_note)
+    return {
+        path: environment.get_template(path).render(values) for path in environment.list_templates()
+    }
+
+
+def write(files: dict[str, str], directory: str) -> list[str]:
+    """Write them below a directory, all or none; raises Existing, or OSError.
+
+    The paths of those that were not there yet; one that is there and differs is never touched.
+    """
+    missing = []
+    for path, text in files.items():
+        target = os.path.join(directory, path)
+        try:
+            with open(target, encoding="utf-8") as file:
+                if file.read() != text:
+                    raise Existing(target)
+        except FileNotFoundError:
+            missing.append(path)
+    for path in missing:
+        target = os.path.join(directory, path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "x", encoding="utf-8") as file:
+            file.write(files[path])
+    return missing
+
+
+def _ignored(site: Site) -> Iterator[tuple[Any, ...]]:
+    """The firewalls' own addresses: node, address and where it is."""
+    for side in ("outside", "inside"):
+        for node in site.nodes:
+            for each in getattr(node, side):
+                yield node, each.ip, side
+    for node in site.nodes:
+        yield node, node.link.ip, "dedicated link"
+
+
+def _site(text: str, why: str = "", column: int = 40) -> str:
+    """A line that another site must change."""
+    return f"{text:<{column - 1}} # SITE{': ' if why else ''}{why}"
+
+
+def _note(text: str, why: str, column: int = 40) -> str:
+    return f"{text:<{column - 1}} # {why}"

@@ -1,0 +1,276 @@
+"""One site: the few values that two firewalls' configuration files are made of."""
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv6Address,
+    IPv6Interface,
+    ip_address,
+    ip_interface,
+)
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import voluptuous as vol
+
+WIRINGS = ("fifo", "hooks")
+MODES = ("ftfw", "direct", "notrack", "alarm")
+
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+"""An address with the length of its network's prefix."""
+
+
+class SiteError(Exception):
+    """The site file is wrong; each argument is one line for a person."""
+
+
+class Segment(NamedTuple):
+    """A network that both firewalls are routers of."""
+
+    interface: str
+    vrid: int
+    """VRRP's virtual router id."""
+    vips: tuple[Address, ...]
+
+    @property
+    def vips4(self) -> tuple[Address, ...]:
+        """The virtual addresses that the adverts hold."""
+        return tuple(vip for vip in self.vips if vip.version == 4)
+
+    @property
+    def vips6(self) -> tuple[Address, ...]:
+        """Those that move with them."""
+        return tuple(vip for vip in self.vips if vip.version == 6)
+
+
+class Node(NamedTuple):
+    """One firewall."""
+
+    name: str
+    outside: tuple[Interface, ...]
+    inside: tuple[Interface, ...]
+    link: IPv4Interface
+    """Its address on the dedicated link."""
+
+    @property
+    def inside4(self) -> Interface:
+        """Its IPv4 address on the inside."""
+        return next(each for each in self.inside if each.version == 4)
+
+
+class Forward(NamedTuple):
+    """A TCP port of the first outside virtual address, forwarded to a host on the inside."""
+
+    port: int
+    to: IPv4Address
+    to_port: int
+
+
+class Site(NamedTuple):
+    """The pair; the first node is the preferred one."""
+
+    wiring: str
+    mode: str
+    outside: Segment
+    inside: Segment
+    link: str
+    """The interface of the dedicated link."""
+    nodes: tuple[Node, ...]
+    forwards: tuple[Forward, ...]
+
+
+def read_site(text: str) -> Site:
+    """Read a site file (TOML); raises SiteError with a line for everything that is wrong."""
+    try:
+        said = _SCHEMA(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise SiteError(f"not TOML: {error}") from error
+    except vol.MultipleInvalid as errors:
+        raise SiteError(*(_line(error) for error in errors.errors)) from errors
+    site = Site(
+        said["wiring"],
+        said["mode"],
+        Segment(**{**said["outside"], "vips": tuple(said["outside"]["vips"])}),
+        Segment(**{**said["inside"], "vips": tuple(said["inside"]["vips"])}),
+        said["link"]["interface"],
+        tuple(
+            Node(each["name"], tuple(each["outside"]), tuple(each["inside"]), each["link"])
+            for each in said["node"]
+        ),
+        tuple(Forward(each["port"], *each["to"]) for each in said["forward"]),
+    )
+    wrong = tuple(_contradictions(site))
+    if wrong:
+        raise SiteError(*wrong)
+    return site
+
+
+# -- each value by itself -----------------------------------------------------------------------
+
+
+def _parsed(parse: Callable[[str], Any], what: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                return parse(value)
+            except ValueError:
+                pass
+        raise vol.Invalid(f"{value!r} is not {what}")
+
+    return check
+
+
+def _with_prefix(text: str) -> Interface:
+    if "/" not in text:
+        raise ValueError(text)
+    return ip_interface(text)
+
+
+def _with_prefix4(text: str) -> IPv4Interface:
+    return IPv4Interface(str(_with_prefix(text)))
+
+
+def _target(text: str) -> tuple[IPv4Address, int]:
+    host, _, port = text.rpartition(":")
+    if not 1 <= int(port) <= 65535:
+        raise ValueError(port)
+    return IPv4Address(host), int(port)
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?", text):
+        raise ValueError(text)
+    return text
+
+
+def _device(text: str) -> str:
+    # conntrackd 1.4.7 takes a name of hexadecimal digits alone for a number (seen: d0).
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text) or re.fullmatch(r"[0-9a-fA-F]+", text):
+        raise ValueError(text)
+    return text
+
+
+def _one_of(*words: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value not in words:
+            raise vol.Invalid(f"{value!r} is none of {', '.join(words)}")
+        return value
+
+    return check
+
+
+def _whole(least: int, most: int) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if type(value) is not int or not least <= value <= most:
+            raise vol.Invalid(f"{value!r} is no whole number from {least} to {most}")
+        return value
+
+    return check
+
+
+_INTERFACE = _parsed(_device, "the name of a network interface that conntrackd can read")
+_ADDRESSES = [_parsed(_with_prefix, "an address with a prefix length, as in 10.10.0.2/24")]
+_SEGMENT = {
+    vol.Required("interface"): _INTERFACE,
+    vol.Required("vrid"): _whole(1, 255),
+    vol.Required("vips"): [_parsed(ip_address, "an address without a prefix length")],
+}
+_SCHEMA = vol.Schema(
+    {
+        vol.Optional("wiring", default="fifo"): _one_of(*WIRINGS),
+        vol.Optional("mode", default="ftfw"): _one_of(*MODES),
+        vol.Required("outside"): _SEGMENT,
+        vol.Required("inside"): _SEGMENT,
+        vol.Required("link"): {vol.Required("interface"): _INTERFACE},
+        vol.Required("node"): [
+            {
+                vol.Required("name"): _parsed(_name, "a host name"),
+                vol.Required("outside"): _ADDRESSES,
+                vol.Required("inside"): _ADDRESSES,
+                vol.Required("link"): _parsed(
+                    _with_prefix4, "an IPv4 address with a prefix length, as in 10.99.99.1/30"
+                ),
+            }
+        ],
+        vol.Optional("forward", default=list): [
+            {
+                vol.Required("port"): _whole(1, 65535),
+                vol.Required("to"): _parsed(
+                    _target, "an IPv4 address and a port, as 10.10.0.10:80"
+                ),
+            }
+        ],
+    }
+)
+
+
+def _line(error: vol.Invalid) -> str:
+    where = ".".join(str(part + 1 if isinstance(part, int) else part) for part in error.path)
+    what = {
+        "extra keys not allowed": "unknown key: remove it, or mend its spelling",
+        "required key not provided": "is missing",
+    }.get(error.msg, error.msg)
+    return f"{where}: {what}"
+
+
+# -- all of them together -----------------------------------------------------------------------
+
+
+def _contradictions(site: Site) -> Iterator[str]:
+    if len(site.nodes) != 2:
+        yield f"node: a pair has two, here are {len(site.nodes)}"
+        return
+    first, second = site.nodes
+    if first.name == second.name:
+        yield f"node: both are named {first.name}"
+    interfaces = (site.outside.interface, site.inside.interface, site.link)
+    if len(set(interfaces)) < len(interfaces):
+        yield f"outside, inside and link share an interface: {', '.join(interfaces)}"
+    yield from _of_segment("outside", site.outside, first.outside, second.outside)
+    yield from _of_segment("inside", site.inside, first.inside, second.inside)
+    if first.link.network != second.link.network:
+        yield f"link: {first.link} and {second.link} are not in one network"
+    yield from _overlaps(first)
+    yield from _twice(site)
+    for forward in site.forwards:
+        if not any(forward.to in each.network for each in first.inside):
+            yield f"forward: {forward.to} lies outside of the inside network"
+
+
+def _overlaps(node: Node) -> Iterator[str]:
+    networks = [("outside", each.network) for each in node.outside]
+    networks += [("inside", each.network) for each in node.inside]
+    networks += [("link", node.link.network)]
+    for (one, network), (other, second) in combinations(networks, 2):
+        # Of two families, neither is within the other.
+        if one != other and (network.network_address in second or second[0] in network):
+            yield f"{one} and {other} overlap: {network} and {second}"
+
+
+def _of_segment(
+    name: str, segment: Segment, ours: tuple[Interface, ...], theirs: tuple[Interface, ...]
+) -> Iterator[str]:
+    for number, each in ((1, ours), (2, theirs)):
+        versions = sorted(address.version for address in each)
+        if versions not in ([4], [4, 6]):
+            yield f"node.{number}.{name}: one IPv4 address is needed, and at most one of IPv6"
+    networks = {each.network for each in ours}
+    if networks != {each.network for each in theirs}:
+        yield f"{name}: the two nodes' addresses are not in the same networks"
+    if not segment.vips4:
+        yield f"{name}.vips: VRRP needs one of IPv4 at least"
+    for vip in segment.vips:
+        if not any(vip in network for network in networks):
+            yield f"{name}.vips: {vip} lies outside of the nodes' network"
+
+
+def _twice(site: Site) -> Iterator[str]:
+    given = [str(vip) for vip in (*site.outside.vips, *site.inside.vips)]
+    for node in site.nodes:
+        given += [str(each.ip) for each in (*node.outside, *node.inside, node.link)]
+    given += [f"port {forward.port}" for forward in site.forwards]
+    yield from (f"{each} is given twice" for each in sorted(set(given)) if given.count(each) > 1)

@@ -1,0 +1,163 @@
+"""site.py: one small file, and a clear line for everything that is wrong in it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from primary_backup.render import EXAMPLE
+from primary_backup.site import SiteError, read_site
+
+SITE = Path(EXAMPLE).read_text()
+
+
+def wrong(old: str, new: str) -> tuple[str, ...]:
+    """The lines for the example with one text in another's place."""
+    assert old in SITE
+    with pytest.raises(SiteError) as raised:
+        read_site(SITE.replace(old, new, 1))
+    assert all("\n" not in line for line in raised.value.args)
+    return raised.value.args
+
+
+def test_the_example_says_what_it_says() -> None:
+    """Every value of the file is where the templates look for it."""
+    site = read_site(SITE)
+
+    assert (site.wiring, site.mode, site.link) == ("fifo", "ftfw", "eth2")
+    assert (site.outside.interface, site.outside.vrid) == ("eth0", 62)
+    assert list(map(str, site.outside.vips4)) == ["192.0.2.1"]
+    assert list(map(str, site.inside.vips6)) == ["fd00:10::1"]
+    assert [node.name for node in site.nodes] == ["fw-1", "fw-2"]
+    assert str(site.nodes[1].inside4) == "10.10.0.3/24"
+    assert str(site.nodes[0].link) == "10.99.99.1/30"
+    ((port, host, to),) = site.forwards
+    assert (port, str(host), to) == (8080, "10.10.0.10", 80)
+
+
+def test_what_is_left_out_is_what_is_recommended() -> None:
+    """A site of IPv4 without forwarded ports says neither wiring nor mode."""
+    text = SITE.replace('wiring = "fifo"', "").replace('mode = "ftfw"', "").split("[[forward]]")[0]
+    for address in ("2001:db8:2::1", "fd00:10::1"):
+        text = text.replace(f', "{address}"', "")
+
+    site = read_site(text.partition("# TCP ports")[0])
+
+    assert (site.wiring, site.mode, site.forwards) == ("fifo", "ftfw", ())
+    assert site.inside.vips6 == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ('wiring = "fifo"', 'wiring = "wire"', "wiring: 'wire' is none of fifo, hooks"),
+        ('mode = "ftfw"', 'mode = "FTFW"', "mode: 'FTFW' is none of ftfw, direct, notrack, alarm"),
+        ('mode = "ftfw"', "mdoe = 1", "mdoe: unknown key: remove it, or mend its spelling"),
+        ("vrid = 62", "vrid = 0", "outside.vrid: 0 is no whole number from 1 to 255"),
+        ("vrid = 62", "vrid = true", "outside.vrid: True is no whole number from 1 to 255"),
+        ("vrid = 62", "", "outside.vrid: is missing"),
+        (
+            'interface = "eth2"',
+            'interface = "d0"',
+            "link.interface: 'd0' is not the name of a network interface that conntrackd can read",
+        ),
+        ('name = "fw-2"', 'name = "fw-1"', "node: both are named fw-1"),
+        ('name = "fw-2"', 'name = "fw 2"', "node.2.name: 'fw 2' is not a host name"),
+        (
+            '"192.0.2.3/24"',
+            '"192.0.2.3"',
+            "node.2.outside.1: '192.0.2.3' is not an address with a prefix length",
+        ),
+        ('"192.0.2.3/24"', '"192.0.2.2/24"', "192.0.2.2 is given twice"),
+        (
+            '"192.0.2.3/24"',
+            '"192.0.3.3/24"',
+            "outside: the two nodes' addresses are not in the same networks",
+        ),
+        (
+            '"192.0.2.3/24", ',
+            "",
+            "node.2.outside: one IPv4 address is needed, and at most one of IPv6",
+        ),
+        (
+            '"192.0.2.1"',
+            '"192.0.3.1"',
+            "outside.vips: 192.0.3.1 lies outside of the nodes' network",
+        ),
+        ('"192.0.2.1"', '"192.0.2.2"', "192.0.2.2 is given twice"),
+        ('"192.0.2.1", ', "", "outside.vips: VRRP needs one of IPv4 at least"),
+        (
+            '"10.99.99.2/30"',
+            '"10.99.98.2/30"',
+            "link: 10.99.99.1/30 and 10.99.98.2/30 are not in one network",
+        ),
+        ('"10.99.99.2/30"', '"fd00::2/64"', "node.2.link: 'fd00::2/64' is not an IPv4 address"),
+        (
+            'interface = "eth2"',
+            'interface = "eth1"',
+            "outside, inside and link share an interface: eth0, eth1, eth1",
+        ),
+        ("10.10.0.10:80", "10.11.0.10:80", "forward: 10.11.0.10 lies outside of the inside"),
+        ("10.10.0.10:80", "10.10.0.10", "forward.1.to: '10.10.0.10' is not an IPv4 address"),
+        ("[outside]", "[outside", "not TOML: Expected ']' at the end of a table declaration"),
+    ],
+)
+def test_a_wrong_value_gets_a_line_that_names_it(old: str, new: str, line: str) -> None:
+    """Where it stands, what is wrong, and what would be right."""
+    assert [told for told in wrong(old, new) if told.startswith(line)]
+
+
+def test_networks_that_overlap_are_named() -> None:
+    """A router between two networks that share addresses leads nowhere."""
+    text = SITE.replace("10.99.99.1/30", "10.10.0.5/30").replace("10.99.99.2/30", "10.10.0.6/30")
+
+    with pytest.raises(SiteError) as raised:
+        read_site(text)
+
+    assert raised.value.args == ("inside and link overlap: 10.10.0.0/24 and 10.10.0.4/30",)
+
+
+def test_a_pair_has_two_nodes() -> None:
+    """A third one is no failover cluster of keepalived's and conntrackd's."""
+    third = SITE.partition("[[node]]")[2].partition("[[node]]")[0].replace("fw-1", "fw-3")
+
+    assert wrong("[[forward]]", f"[[node]]{third}[[forward]]") == (
+        "node: a pair has two, here are 3",
+    )
+
+
+def test_everything_that_is_wrong_is_told_at_once() -> None:
+    """Nobody mends a file line by line in seven rounds."""
+    lines = wrong("[[node]]", "unknown = 1\n[[node]]\nvrid = 4")
+
+    assert len(lines) == 2
+
+
+@given(st.text())
+def test_any_text_is_a_site_or_an_error_of_it(text: str) -> None:
+    """There is no traceback, whatever is given as one."""
+    with pytest.raises(SiteError):
+        read_site(text)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(
+    st.sampled_from(['"eth0"', "62", '["10.10.0.1", "fd00:10::1"]', '"fw-2"', '"10.99.99.1/30"']),
+    VALUES,
+)
+def test_any_value_in_any_place_is_taken_or_named(old: str, value: object) -> None:
+    """A value of another type is an error of the file's, never a traceback."""
+    assert old in SITE
+    new = str(value).replace("'", '"').replace("None", "[]").replace("T", "t").replace("F", "f")
+    with contextlib.suppress(SiteError):
+        assert len(read_site(SITE.replace(old, new, 1)).nodes) == 2
