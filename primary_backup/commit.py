@@ -71,6 +71,7 @@ class Committing:
         if len(self._requests.starts) > starts:
             return self._was_dead(replica=status.external is None)
         if status.external is None:
+            self.proven = earlier.ended
             return Verdict(Outcome.OK)  # there is nothing to repeat: asking again disarms a purge
         verdict, self.proven = judge_commit(self.seen)
         reason = f"{verdict.reason}, by a commit that an earlier process asked for"

@@ -138,6 +138,7 @@ class _Invocation:
         self._notes: list[str] = []
         self._steps: list[StepResult] = []
         self._early: Verdict | None = None
+        self._ended: Outcome | None = None
         self._commit: Commit | None = None
         self._conf: Conntrackd | None = None
         self._run_dir = self._open()
@@ -170,6 +171,7 @@ class _Invocation:
             self._history.recall(self._daemon.identity)
             needless = self._needless()
             if needless is not None:
+                self._history.confirm()
                 self._early = Verdict(Outcome.OK, needless)
                 return
             self._run(self._plan())
@@ -177,16 +179,25 @@ class _Invocation:
             self._early = Verdict(Outcome.FAILED, *refusal.args)
         except Halted as why:
             self._early = Verdict(Outcome.SUPERSEDED, str(why))
+            if self._is_left():
+                self._show()
 
     def leave(self) -> None:
         """Let the next one go on, whatever came of this one."""
         self._step_down()  # again: a promotion that was under way may have begun since
         if self._run_dir is None:
             return
-        if self._caller.leaves_unfinished and self._caller.signals:
+        if self._is_left():
             self._run_dir.leave()
         else:
             self._run_dir.withdraw()
+        self._run_dir.close()
+
+    def _is_left(self) -> bool:
+        """Whether a signal has ended it before its end, and the caller's successor finishes it."""
+        if not self._caller.leaves_unfinished or not self._caller.signals:
+            return False
+        return self._ended not in (Outcome.OK, Outcome.DEGRADED)
 
     def _step_down(self) -> None:
         if self._intent.stepped_down or self._state is not State.PRIMARY:
@@ -337,6 +348,7 @@ class _Invocation:
             "waited_seconds": round(self._turned - self._ticket.birth.seconds, 3),
             "steps": [step_fields(result) for result in self._steps],
         }
+        self._ended = verdict.outcome
         line = self._emit("transition.finished", event)
         proven = verdict.outcome is Outcome.OK and bool(self._steps)
         self._history.finish(line, verdict.outcome, proven=proven)

@@ -4,6 +4,8 @@ One thread, no queue: the pipe is the queue and select(2) the wait, so that a ne
 pause at once.
 """
 
+import contextlib
+import math
 import os
 import select
 import signal
@@ -14,7 +16,7 @@ from typing import NamedTuple
 from primary_backup.conf import ConfError
 from primary_backup.controller import Emit, Intent, Kind, Settings, enter, read_conf
 from primary_backup.fifo import Fifo
-from primary_backup.keepalived import NotRunning, Unknown, standing
+from primary_backup.keepalived import NotRunning, Standing, Unknown, standing
 from primary_backup.notify import Followed
 from primary_backup.plan import State
 from primary_backup.proc import TICKS_PER_SECOND, Birth, boot_seconds, born
@@ -53,10 +55,9 @@ class Inbox:
         """Whether there may have been words, newer than these, that found the FIFO full."""
 
     def birth(self) -> Birth:
-        """How old a word is that is read now: no two are of the same age."""
+        """How old a word is that is read now: younger than every one that was acted upon."""
         now = int(boot_seconds() * TICKS_PER_SECOND)
-        self._last = Birth(max(now, self._last.ticks + 1), self._pid)
-        return self._last
+        return Birth(max(now, self._last.ticks + 1), self._pid)
 
     def look(self) -> Word | None:
         """Read all there is; the newest word that nobody has acted upon yet."""
@@ -85,6 +86,8 @@ class Inbox:
     def take(self) -> Word | None:
         """The newest word, which from now on is acted upon."""
         word, self.waiting = self.waiting, None
+        if word is not None:
+            self._last = word.birth
         return word
 
 
@@ -117,6 +120,7 @@ class Follower:
         self._unanswered = ""
         self._questions = Pace()
         self._stopped = False
+        self._tenure_due = False
         self._next_look = 0.0
 
     def _hang_up(self, _number: int, _frame: object) -> None:
@@ -147,9 +151,13 @@ class Follower:
                 self._next_look = time.monotonic() + LOOK_SECONDS
                 self._look()
             if self._inbox.waiting is None:
-                left = min(self._next_look - time.monotonic(), self._service.patience_seconds)
-                self._wait(max(0.0, min(FIFO_SECONDS, left)))
+                self._wait(max(0.0, min(FIFO_SECONDS, self._left())))
         self._end()
+
+    def _left(self) -> float:
+        """Seconds until there is something to do, though nobody says a word."""
+        look = math.inf if self._stopped else self._next_look - time.monotonic()
+        return min(look, self._service.patience_seconds)
 
     def _wait(self, seconds: float) -> None:
         """Sleep until there is something in the FIFO, or a signal."""
@@ -176,6 +184,8 @@ class Follower:
         self._inbox.look()
         path = self._inbox.fifo.path
         self._inbox.fifo.close()
+        with contextlib.suppress(Unusable):  # every transition says so
+            RunDir(self._settings.run_dir).close()  # the FIFO may have gone with it
         self._inbox.fifo = Fifo(path)
         self._catch_up(f"{path} was made anew: words may have been lost")
 
@@ -195,9 +205,31 @@ class Follower:
             self._questions.take(now)
             self._catch_up("asked again")
             return
+        if self._tenure_due:
+            self._tenure_due = False
+            self._keep_tenure()
         intent = self._upkeep.look()
         if intent is not None:
-            self._act(Word(intent, self._inbox.birth()))
+            self._inbox.put(intent)
+
+    def _keep_tenure(self) -> None:
+        """Note of which tenure of keepalived's the last transition was: a reload changes dates."""
+        with contextlib.suppress(Unknown, Unusable, OSError):  # then the dates decide
+            said = standing(self._followed)
+            with contextlib.closing(RunDir(self._settings.run_dir)) as run_dir:
+                memory = run_dir.recall()
+                if self._inbox.look() is None and memory.state == said.state.value:
+                    run_dir.keep_tenure(memory.transition, said.tenure)
+
+    def _since(self, said: Standing) -> float:
+        """Since when keepalived has been in its state: for ever, if it never left the tenure."""
+        with (
+            contextlib.suppress(Unusable),  # every transition says so
+            contextlib.closing(RunDir(self._settings.run_dir)) as run_dir,
+        ):
+            if run_dir.is_tenure(run_dir.recall().transition, said.tenure):
+                return 0.0
+        return said.since
 
     # -- words ------------------------------------------------------------------------------
 
@@ -205,7 +237,7 @@ class Follower:
         """Ask keepalived for its state: words may have been lost, or nobody was here to read."""
         self._inbox.look()
         try:
-            state, since = standing(self._followed)
+            stands = standing(self._followed)
         except Unknown as error:
             # One that is started later says a word by itself.
             awaited = isinstance(error, NotRunning)
@@ -218,20 +250,21 @@ class Follower:
                 self._inbox.put(unfinished)
             return
         self._unanswered = ""
+        state = stands.state
         said = f"{why}; keepalived says {state.value}"
         self._event("keepalived.asked", Outcome.OK, said)
         waiting = self._inbox.look()
         if waiting is None or waiting.intent.state is not state:
-            self._inbox.put(Intent(state, said, Kind.RECALL, since))
+            self._inbox.put(Intent(state, said, Kind.RECALL, self._since(stands)))
 
     def _unfinished(self) -> Intent | None:
         """What a killed process of before has not finished."""
         try:
-            run_dir = RunDir(self._settings.run_dir)
+            with contextlib.closing(RunDir(self._settings.run_dir)) as run_dir:
+                ticket, memory = run_dir.unfinished(), run_dir.recall()
         except Unusable:
             return None  # every transition says so
-        ticket = run_dir.unfinished()
-        if ticket is None or ticket.birth < run_dir.recall().birth:
+        if ticket is None or ticket.birth < memory.birth:
             return None
         return Intent(ticket.state, "a killed process has not finished it")
 
@@ -260,6 +293,7 @@ class Follower:
         self._show()
         self._service.say(STATUS=f"{event['state']}: {event['outcome']} – {event['reason']}")
         self._stopped = running.state is State.STOP
+        self._tenure_due = True
         self._next_look = 0.0  # the first look is what the next ones are compared with
 
     def _interrupt(self) -> None:

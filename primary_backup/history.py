@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from primary_backup.commit import Earlier
 from primary_backup.plan import State, Step, When
-from primary_backup.proc import boot_id, boot_seconds
+from primary_backup.proc import TICKS_PER_SECOND, boot_id, boot_seconds
 from primary_backup.proof import Kernel, Outcome
 from primary_backup.rundir import Memory, RunDir, Ticket
 from primary_backup.transition import Past, StepResult, Transition
@@ -50,11 +50,18 @@ class History:
     def done_by(self) -> str | None:
         """Which transition did the same, and proved it, while this one was born already."""
         memory = self._memory
-        if memory.state != self._ticket.state.value or memory.done <= self._ticket.birth.seconds:
+        done = int(memory.done * TICKS_PER_SECOND)  # a birth is no finer
+        if memory.state != self._ticket.state.value or done <= self._ticket.birth.ticks:
             return None
         if self._ticket.state is State.PRIMARY and not self._has_committed():
             return None
         return memory.transition
+
+    def confirm(self) -> None:
+        """Nothing was to be done, but this is the newest word: an older one finds it so."""
+        ticks, pid = self._ticket.birth
+        self._memory = self._memory._replace(ticks=ticks, pid=pid)
+        self._write()
 
     def is_second(self) -> bool:
         """Whether this daemon's last request was a primary's, whose entries are live by now."""

@@ -11,10 +11,11 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from primary_backup.notify import Followed, Instance, read_dump
 from primary_backup.plan import State
-from primary_backup.proc import look, running, runs
+from primary_backup.proc import Birth, look, running, runs
 from primary_backup.run import NotInstalled, run
 
 ANSWER_SECONDS = 0.05
@@ -34,20 +35,23 @@ class NotRunning(Unknown):
     """There is no keepalived here."""
 
 
-def instances() -> tuple[Instance, ...]:
-    """What every keepalived of this network namespace says of its instances; raises Unknown."""
-    found = [instance for pid in _parents() for instance in _ask(pid)]
-    if not found:
-        raise NotRunning("keepalived is not running here")
-    return tuple(found)
+class Standing(NamedTuple):
+    """The state that keepalived is in."""
+
+    state: State
+    since: float
+    """Seconds of the wall clock; a reload dates it anew."""
+    tenure: str
+    """What is another one whenever this state was left, and entered again."""
 
 
-def standing(followed: Followed) -> tuple[State, float]:
-    """The state that keepalived is in, and since when (seconds, wall clock); raises Unknown.
+def standing(followed: Followed) -> Standing:
+    """The state that keepalived is in; raises Unknown.
 
     A dump names no groups, so that for one all instances must agree.
     """
-    said = instances()
+    parents = tuple(_parents())
+    said = _instances(parents)
     if followed.kind == "INSTANCE":
         said = tuple(each for each in said if each.name == followed.name)
     states = {each.state for each in said}
@@ -57,7 +61,9 @@ def standing(followed: Followed) -> tuple[State, float]:
     state = states.pop() if states else None
     if state is None:
         raise Unknown(f"keepalived says nothing of {followed.name} yet")
-    return state, max(each.since for each in said)
+    births = ",".join(str(parent.ticks) for parent in parents)
+    promotions = ",".join(f"{each.name}={each.promotions}" for each in said)
+    return Standing(state, max(each.since for each in said), f"{births} {state.value} {promotions}")
 
 
 def objection() -> str | None:
@@ -66,9 +72,10 @@ def objection() -> str | None:
     Of several groups one is enough, since a purge takes the connections of all of them.
     """
     try:
-        masters = [each.name for each in instances() if each.state is State.PRIMARY]
+        said = _instances(tuple(_parents()))
     except Unknown:
         return None
+    masters = [each.name for each in said if each.state is State.PRIMARY]
     return f"keepalived says that this node is master of {', '.join(masters)}" if masters else None
 
 
@@ -76,13 +83,21 @@ def _word(state: State | None) -> str:
     return state.value if state else "in none"
 
 
-def _parents() -> Iterator[int]:
+def _instances(parents: tuple[Birth, ...]) -> tuple[Instance, ...]:
+    """What every keepalived of this network namespace says of its instances; raises Unknown."""
+    found = [instance for parent in parents for instance in _ask(parent.pid)]
+    if not found:
+        raise NotRunning("keepalived is not running here")
+    return tuple(found)
+
+
+def _parents() -> Iterator[Birth]:
     """The first process of each keepalived: the others are its children."""
     pids = set(running("keepalived"))
     for pid in pids:
         process = look(pid)
         if process is not None and process.parent not in pids:
-            yield pid
+            yield process.birth
 
 
 def _ask(pid: int) -> tuple[Instance, ...]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import socket
 import sys
 from typing import Any
@@ -106,11 +107,20 @@ class Log:
         if terminal:
             self._logger.addHandler(self._held)
 
-    def show(self) -> None:
-        """Write to stderr what was held back."""
-        for line in self._held.lines:
-            print(line, file=sys.stderr)
-        self._held.lines.clear()
+    def show(self, *, wait: bool) -> None:
+        """Write to stderr what was held back; unless it may ``wait``, drop what nobody takes."""
+        lines, self._held.lines = self._held.lines, []
+        if not lines or sys.stderr is None:
+            return
+        text = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
+        stderr = sys.stderr.fileno()
+        try:
+            for start in range(0, len(text), select.PIPE_BUF):
+                if not wait and not select.select([], [stderr], [], 0)[1]:
+                    return
+                os.write(stderr, text[start : start + select.PIPE_BUF])
+        except OSError:
+            pass  # nobody reads it
 
     def event(self, name: str, fields: dict[str, Any]) -> str:
         """Log one event at its outcome's level; returns the JSON line."""

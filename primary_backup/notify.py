@@ -58,7 +58,9 @@ class Instance(NamedTuple):
     state: State | None
     """None where it is in none yet."""
     since: float
-    """Of its last transition: seconds of the wall clock."""
+    """Of its last transition, or of keepalived's last reload: seconds of the wall clock."""
+    promotions: int
+    """How often this keepalived has made it master; a reload does not change it."""
 
 
 def read_dump(dump: Any) -> tuple[Instance, ...]:
@@ -66,14 +68,14 @@ def read_dump(dump: Any) -> tuple[Instance, ...]:
     if isinstance(dump, dict):
         dump = dump.get("vrrp")  # json_version 2
     try:
-        instances = [each["data"] for each in dump]
         return tuple(
             Instance(
-                str(each["iname"]),
-                _STATE_NUMBERS.get(each["state"]),
-                float(each["last_transition"]),
+                str(each["data"]["iname"]),
+                _STATE_NUMBERS.get(each["data"]["state"]),
+                float(each["data"]["last_transition"]),
+                int(each["stats"]["become_master"]),
             )
-            for each in instances
+            for each in dump
         )
     except (KeyError, TypeError) as error:
         raise ValueError("not a dump of keepalived's instances") from error

@@ -100,23 +100,26 @@ class RunDir:
 
     def __init__(self, path: str) -> None:
         """Make the directory where it is missing; raises Unusable."""
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-                os.chmod(path, 0o700)  # keepalived's umask 0177 leaves it without x
-            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            found = os.fstat(self._fd)
-            if found.st_uid != os.geteuid():
-                raise Unusable(f"run directory {path} belongs to uid {found.st_uid}, not to us")
-            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise Unusable(f"run directory {path} can be written by others: chmod 0700 {path}")
-            if stat.S_IMODE(found.st_mode) != 0o700:
-                os.fchmod(self._fd, 0o700)
-            self._lock = self._open("lock", os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise Unusable(f"run directory {path}: {error.strerror}") from error
+        with contextlib.ExitStack() as opened:
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path, 0o700)
+                    os.chmod(path, 0o700)  # keepalived's umask 0177 leaves it without x
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._fd = os.open(path, flags)
+                opened.callback(os.close, self._fd)
+                _trust(self._fd, path)
+                self._lock = self._open("lock", os.O_RDWR | os.O_CREAT)
+                opened.callback(os.close, self._lock)
+            except OSError as error:
+                raise Unusable(f"run directory {path}: {error.strerror}") from error
+            self._opened = opened.pop_all()
         self._shown: str | None = None
         self._held = False
+
+    def close(self) -> None:
+        """Let go of what is open: a follower opens it for every word."""
+        self._opened.close()
 
     def _open(self, name: str, flags: int) -> int:
         return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self._fd)
@@ -148,8 +151,13 @@ class RunDir:
         return [ticket for ticket in self._all_tickets() if ticket.lives]
 
     def unfinished(self) -> Ticket | None:
-        """The youngest intent whose process died over it; all of them are cleared away."""
-        dead = [ticket for ticket in self._all_tickets() if not ticket.lives]
+        """The youngest intent whose process died over it or left it; all such are cleared away."""
+        ours = os.getpid()
+        dead = [
+            ticket
+            for ticket in self._all_tickets()
+            if not ticket.lives or (ticket.birth.pid == ours and ticket.name != self._shown)
+        ]
         for ticket in dead:
             with contextlib.suppress(OSError):
                 os.unlink(ticket.name, dir_fd=self._fd)
@@ -184,6 +192,17 @@ class RunDir:
         """Make the next promotion a first one; works on a full disk too."""
         with contextlib.suppress(OSError):  # not there, or a file system gone read-only
             os.unlink("promotion", dir_fd=self._fd)
+
+    def keep_tenure(self, transition: str, tenure: str) -> None:
+        """Note in which tenure of keepalived's a transition has ended; raises OSError."""
+        self._write("tenure", f"{transition} {tenure}")
+
+    def is_tenure(self, transition: str, tenure: str) -> bool:
+        """Whether it was that one, so that no word was missed since."""
+        try:
+            return self._read("tenure") == f"{transition} {tenure}"
+        except (OSError, ValueError):
+            return False
 
     def try_lock(self, ticket: Ticket) -> bool:
         """Take the lock if it is free; the kernel frees it when this process dies."""
@@ -235,3 +254,13 @@ class RunDir:
         except OSError:
             os.unlink(new, dir_fd=self._fd)
             raise
+
+
+def _trust(directory: int, path: str) -> None:
+    found = os.fstat(directory)
+    if found.st_uid != os.geteuid():
+        raise Unusable(f"run directory {path} belongs to uid {found.st_uid}, not to us")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Unusable(f"run directory {path} can be written by others: chmod 0700 {path}")
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        os.fchmod(directory, 0o700)

@@ -1,5 +1,6 @@
 """In sync afterwards: look at an idle daemon, and say what is to be done about it."""
 
+import contextlib
 from collections.abc import Callable
 
 from primary_backup.conf import ConfError
@@ -40,11 +41,11 @@ class Upkeep:
     def look(self) -> Intent | None:
         """Look once; what is to be done now, for the state that the last transition brought."""
         try:
-            run_dir = RunDir(self._settings.run_dir)
+            with contextlib.closing(RunDir(self._settings.run_dir)) as run_dir:
+                memory, busy = run_dir.recall(), run_dir.youngest() is not None
         except Unusable:
             return None  # every transition says so
-        memory = run_dir.recall()
-        if not memory.state or run_dir.youngest() is not None:
+        if not memory.state or busy:
             return None  # nothing to keep up, or somebody is at it
         try:
             need = self._need(memory)

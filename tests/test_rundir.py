@@ -281,6 +281,7 @@ MEMORIES = st.builds(
     kept=st.booleans(),
     purge_due=st.floats(0, 1e9),
     done=st.floats(0, 1e9),
+    began=st.floats(0, 1e10),
 )
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from primary_backup.commit import Earlier
 from primary_backup.plan import Mode, Replication, State, Step, plan
 from primary_backup.proof import Kernel, Outcome
 from primary_backup.request import (
@@ -600,6 +601,92 @@ def test_a_whole_transition_has_a_deadline() -> None:
     told = tell(World(external=500), State.PRIMARY, deadline=-1)
     assert told.world.asked == []
     assert told.outcomes["commit"] is Outcome.FAILED
+
+
+# -- a promotion whose process was killed -------------------------------------------------------
+
+
+def resumed(world: World, *, ended: bool, made: int) -> Told:
+    """A promotion after a killed one, whose commit has made so many entries in this world."""
+    before = Kernel(world.inserted % 2**32, world.entries)
+    world.insert(made)
+    return tell(world, State.PRIMARY, past=Past(kept=True, earlier=Earlier(before, ended=ended)))
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_commit_that_was_done_is_not_asked_again(*, ended: bool) -> None:
+    """The counter shows every entry: asking again would replace live ones by their copies."""
+    told = resumed(World(external=500, entries=20), ended=ended, made=500)
+    assert told.world.asked == ["-f", "-R", "-B"]
+    assert told.outcomes["commit"] is Outcome.OK
+    assert told.transition.commit is not None
+    assert (told.transition.commit.expected, told.transition.commit.recovered) == (500, 500)
+
+
+def test_a_commit_that_did_nothing_is_asked_again() -> None:
+    """The process was killed before its client asked."""
+    told = resumed(World(external=500), ended=False, made=0)
+    assert told.world.asked == ["-c", "-f", "-R", "-B"]
+    assert told.transition.commit is not None
+    assert told.transition.commit.recovered == 500
+
+
+def test_a_commit_that_did_half_is_asked_again() -> None:
+    """It came to rest without its other half: nobody knows whether the kernel refused it."""
+    told = resumed(World(external=500), ended=False, made=200)
+    assert told.world.asked == ["-c", "-f", "-R", "-B"]
+
+
+def test_a_commit_that_came_to_its_end_is_not_asked_again_for_what_is_missing() -> None:
+    """The kernel has refused the rest: the copies are kept, as they would have been."""
+    told = resumed(World(external=1_000, room=600), ended=True, made=1_000)
+    assert told.world.asked == ["-f internal", "-R", "-B"]
+    assert told.outcomes["commit"] is Outcome.DEGRADED
+    assert told.transition.kept
+
+
+def test_a_commit_that_still_runs_is_waited_for() -> None:
+    """Its client died with the process that was killed, the daemon goes on."""
+    world = World(external=500)
+
+    def go_on() -> None:
+        if world.looks == 0 and world.entries < 500:
+            world.insert(50)
+
+    world.on_look = go_on
+    told = resumed(world, ended=False, made=0)
+    assert told.world.asked == ["-f", "-R", "-B"]
+    assert told.transition.commit is not None
+    assert told.transition.commit.recovered == 500
+
+
+def test_a_commit_whose_daemon_has_died_since_is_not_asked_again() -> None:
+    """Its successor holds nothing to commit: degraded, and its loss is told."""
+    world = World(external=500)
+    world.fates["-s"] = unreached(5)
+    told = resumed(world, ended=False, made=200)
+    assert world.starts == 1
+    assert "-c" not in world.asked
+    assert told.outcomes["commit"] is Outcome.DEGRADED
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_killed_promotion_in_direct_mode_is_finished(*, ended: bool) -> None:
+    """The kernel table is the replica: nothing is missing, all the rest is asked."""
+    told = resumed(World(DIRECT, entries=500), ended=ended, made=0)
+    assert told.world.asked[-2:] == ["-R", "-B"]
+    assert set(told.outcomes.values()) == {Outcome.OK, Outcome.SKIPPED}
+
+
+@given(st.integers(0, 600), st.booleans())
+def test_whatever_a_killed_commit_has_done_no_unproven_copy_is_flushed(
+    made: int, ended: bool
+) -> None:
+    """Any number of entries made before: the copies go once all but a few are in the kernel."""
+    told = resumed(World(external=500, room=520), ended=ended, made=made)
+    assert told.world.asked.count("-c") <= (2 if not ended else 0)
+    if "-f" in told.world.asked:
+        assert told.world.entries >= 490
 
 
 # -- a backup -----------------------------------------------------------------------------------

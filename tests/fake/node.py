@@ -115,6 +115,85 @@ class Hook:
         return stat.rpartition(")")[2].split()[0] == "T"
 
 
+class Follower(Hook):
+    """A resident follower on its way; its log is a file, which is read while it runs."""
+
+    def __init__(self, process: subprocess.Popen[bytes], fifo: Path, whose: str, log: Path) -> None:
+        super().__init__(process)
+        self.fifo = fifo
+        self._whose = whose
+        self._log = log
+
+    def wait(self, within: float = 60) -> Ended:
+        """Wait for its end."""
+        return super().wait(within)._replace(err=self._log.read_text())
+
+    def say(self, *words: str) -> None:
+        """Write keepalived's words for whom it follows, all at once."""
+        self.write("".join(f"{self._whose} {word} 0\n" for word in words).encode())
+
+    def write(self, said: bytes) -> None:
+        """Write anything into its FIFO, as fast as it is read."""
+        with self.fifo.open("wb", buffering=0) as fifo:
+            while said:
+                said = said[fifo.write(said) :]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What it has logged so far."""
+        whole, _, _ = self._log.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
+
+    @property
+    def transitions(self) -> list[dict[str, Any]]:
+        """How each transition ended so far."""
+        return [event for event in self.events if event["message"] == "transition.finished"]
+
+    def finished(self, number: int, within: float = 20) -> dict[str, Any]:
+        """Wait until so many transitions have ended; how that one did."""
+        until(lambda: len(self.transitions) >= number, f"transition {number} ends", within)
+        return self.transitions[number - 1]
+
+    def told(
+        self, name: str, reason: str = "", number: int = 1, within: float = 20
+    ) -> dict[str, Any]:
+        """Wait for so many events of that name, with that in their reason; the last of them."""
+
+        def found() -> list[dict[str, Any]]:
+            return [
+                event
+                for event in self.events
+                if event["message"] == name and reason in event["reason"]
+            ]
+
+        until(lambda: len(found()) >= number, f"{name} {reason}", within)
+        return found()[number - 1]
+
+    def goes_round(self) -> None:
+        """Wait until it has looked at everything at least once more."""
+        for _ in range(2):  # the first may have come when it had looked already
+            before = sum(event["message"] == "conf.read" for event in self.events)
+            self.signal(signal.SIGHUP)
+            self.told("conf.read", number=before + 1)
+
+    @property
+    def descriptors(self) -> int:
+        """How many files it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    @property
+    def cpu_ticks(self) -> int:
+        """How long it has worked, without its clients."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    @property
+    def resident_kib(self) -> int:
+        """How much memory it takes now."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0])
+
+
 class Node:
     """One node; its world, which the fake client reads and writes, is the directory ``world``."""
 
@@ -122,6 +201,7 @@ class Node:
         self.world = path / "world"
         self.run_dir = path / "run"
         self.config = self.world / "conntrackd.conf"
+        self.fifo = path / "notify.fifo"
         self.socket = self.world / "ctl"
         self.client = CLIENT
         self._hooks: list[Hook] = []
@@ -232,6 +312,32 @@ class Node:
         )
         self._hooks.append(Hook(process))
         return self._hooks[-1]
+
+    def follow(
+        self,
+        *whose: str,
+        fifo: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        **popen: Any,
+    ) -> Follower:
+        """Start a follower, by default of the group G1; it has opened its FIFO."""
+        kind, name = whose or ("GROUP", "G1")
+        fifo = fifo or self.fifo
+        log = self.world / f"follow.{len(self._hooks)}.log"
+        arguments = self.arguments("follow", f"--{kind.lower()}", name, str(fifo))
+        with log.open("wb") as stderr:
+            hook = self.spawn(
+                arguments, environment, **{"stdout": subprocess.DEVNULL, "stderr": stderr, **popen}
+            )
+        follower = Follower(hook.process, fifo, f'{kind} "{name}"', log)
+        self._hooks[-1] = follower
+        until(
+            lambda: (
+                follower.ended or any(e["message"] == "follow.started" for e in follower.events)
+            ),
+            "the follower follows",
+        )
+        return follower
 
     def run(self, *words: str, **popen: Any) -> Ended:
         """Run a hook to its end."""

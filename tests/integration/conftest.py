@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.lab.node import ENVIRONMENT
-from tests.lab.pair import Lab, Pair
+from tests.lab.pair import Lab, Pair, Wiring
 
 PROGRAMS = ("conntrack", "conntrackd", "ip", "keepalived", "nft", "nsenter", "sysctl", "unshare")
 COMMAND = Path(sys.executable).with_name("ftfw-transition")
@@ -42,9 +42,15 @@ def lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def pair(lab: Lab) -> Pair:
-    """The pair as shipped: fw-1 is the primary, fw-2 its backup, and every hook has ended."""
-    return lab().start()
+def wiring() -> Wiring:
+    """How keepalived tells, for those that do not say it."""
+    return "hooks"
+
+
+@pytest.fixture
+def pair(lab: Lab, wiring: Wiring) -> Pair:
+    """The pair as shipped: fw-1 is the primary, fw-2 its backup, and nothing is under way."""
+    return lab(wiring=wiring).start()
 
 
 def _lacking() -> str | None:

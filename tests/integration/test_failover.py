@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.lab.firewall import Firewall
+from tests.lab.moments import ended, finished
 from tests.lab.node import stays, until
-from tests.lab.pair import Lab, Pair
+from tests.lab.pair import Lab, Pair, Wiring
 
 PURGE_SECONDS = 3
 PURGES_SOON = {"PurgeTimeout 60": f"PurgeTimeout {PURGE_SECONDS}"}
@@ -22,32 +23,26 @@ table ip deaf {
 }
 """
 """A ruleset of its own: a firewall hears no adverts, and all links stay up."""
+BOTH_WIRINGS = pytest.mark.parametrize("wiring", ["hooks", "fifo"])
 WITHIN = 20
 """Seconds for what takes two or three on a machine with nothing else to do."""
 
 
-def last(firewall: Firewall, state: str) -> dict[str, Any] | None:
-    """How the last transition to a state ended; None where there was none."""
-    ended = [each for each in firewall.events("transition.finished") if each["state"] == state]
-    return ended[-1] if ended else None
+def reasserted(firewall: Firewall) -> list[dict[str, Any]]:
+    """What has come of keepalived's word that another master was there."""
+    events = firewall.events("transition.finished")
+    return [event for event in events if "MASTER_RX_LOWER_PRI" in event["cause"]]
 
 
-def finished(firewall: Firewall, state: str, earlier: int = 0) -> list[dict[str, Any]]:
-    """Wait until all hooks have ended, and one of that state more than `earlier` ones."""
-
-    def ended() -> list[dict[str, Any]]:
-        if firewall.hooks_running():
-            return []
-        events = firewall.events("transition.finished")
-        return [event for event in events if event["state"] == state][earlier:]
-
-    return firewall.until(ended, WITHIN, f"a transition to {state} ends")
+def states(firewall: Firewall) -> list[str]:
+    """What the firewall was made, in order; what was superseded is not counted."""
+    events = firewall.events("transition.finished")
+    return [event["state"] for event in events if event["outcome"] != "superseded"]
 
 
 def is_in_state(firewall: Firewall, word: str) -> bool:
-    """Say whether that is keepalived's last word, and every hook has ended."""
-    words = [call for call in firewall.hook_calls() if not call.startswith("notify")]
-    return words[-1:] == [word] and not firewall.hooks_running()
+    """Say whether that is what the firewall was made last, and nothing is under way."""
+    return states(firewall)[-1:] == [word] and firewall.is_quiet()
 
 
 def replicated(pair: Pair, count: int) -> None:
@@ -57,11 +52,11 @@ def replicated(pair: Pair, count: int) -> None:
 
 
 def primary(pair: Pair) -> Firewall:
-    """Wait until one of the two is primary, and every hook of both has ended."""
+    """Wait until one of the two is primary, and nothing is under way on either."""
 
     def found() -> list[Firewall]:
         firewalls = (pair.fw1, pair.fw2)
-        if any(firewall.hooks_running() for firewall in firewalls):
+        if not all(firewall.is_quiet() for firewall in firewalls):
             return []
         return [each for each in firewalls if is_in_state(each, "primary") and each.is_master()]
 
@@ -100,15 +95,16 @@ def test_every_line_of_a_failover_in_the_journal_is_one_json_object(pair: Pair) 
     assert {"commit", "flush", "resync", "bulk-send"} <= set(steps)
 
 
+@BOTH_WIRINGS
 def test_a_first_boot_with_two_empty_tables_ends_ok_on_both_nodes(pair: Pair) -> None:
     """There is nothing to recover and nothing to replicate, and that is no fault."""
     for firewall, state in ((pair.fw1, "primary"), (pair.fw2, "backup")):
-        event = last(firewall, state)
-        assert event is not None
+        event = finished(firewall, state)[-1]
         assert event["outcome"] == "ok", event["reason"]
         assert event["recovered"] == 0
 
 
+@BOTH_WIRINGS
 def test_a_promotion_ends_ok_though_the_peer_has_just_died(pair: Pair) -> None:
     """Nobody listens to the bulk: the ordinary case, which degrades nothing."""
     traffic = pair.open_connections(50)
@@ -116,11 +112,12 @@ def test_a_promotion_ends_ok_though_the_peer_has_just_died(pair: Pair) -> None:
 
     pair.fw1.cut()
 
-    (event,) = finished(pair.fw2, "primary")
+    event = finished(pair.fw2, "primary")[0]
     assert event["outcome"] == "ok", event["reason"]
     assert traffic.finish(within=WITHIN)["alive"] == 50
 
 
+@BOTH_WIRINGS
 def test_a_failback_before_the_old_entries_are_purged_loses_nothing(pair: Pair) -> None:
     """A node that still has its own old entries commits over them, all of them."""
     traffic = pair.open_connections(50)
@@ -128,35 +125,39 @@ def test_a_failback_before_the_old_entries_are_purged_loses_nothing(pair: Pair) 
     pair.fw1.cut("eth1")
     finished(pair.fw2, "primary")
     assert traffic.alive(within=WITHIN) == 50
+    earlier = ended(pair.fw1)
     pair.fw1.mend("eth1")
-    assert finished(pair.fw1, "backup", earlier=1)[0]["outcome"] == "ok"
+    assert finished(pair.fw1, "backup", earlier)[0]["outcome"] == "ok"
     assert pair.fw1.kernel_entries() >= 50
 
     pair.fw2.cut("eth1")
 
-    (event,) = finished(pair.fw1, "primary", earlier=1)
+    event = finished(pair.fw1, "primary", earlier)[0]
     assert event["outcome"] == "ok", event["reason"]
     assert event["recovered"] == event["expected"] >= 50
     assert traffic.finish(within=WITHIN)["alive"] == 50
 
 
+@BOTH_WIRINGS
 def test_the_survivor_of_a_split_brain_asserts_itself_and_commits_nothing(pair: Pair) -> None:
     """keepalived tells it only MASTER_RX_LOWER_PRI: live entries are newer than any copy."""
     traffic = pair.open_connections(50)
     pair.fw2.until(lambda: pair.fw2.external() >= 50, WITHIN, "holds the copies")
+    earlier = ended(pair.fw1)
     for firewall in (pair.fw1, pair.fw2):
         firewall.run("nft", "-f", "-", input=DEAF)
     pair.fw2.until(pair.fw2.is_master, WITHIN, "thinks that it is alone")
     finished(pair.fw2, "primary")
+    stepping_down = ended(pair.fw2)
 
     # fw-1 first: as soon as fw-2 hears of a higher priority it is silent.
     pair.fw1.run("nft", "delete table ip deaf")
-    told = "notify INSTANCE VI_1 MASTER_RX_LOWER_PRI"
-    pair.fw1.until(lambda: told in pair.fw1.hook_calls(), WITHIN, "hears of the other master")
+    pair.fw1.until(lambda: reasserted(pair.fw1), WITHIN, "hears of the other master")
     pair.fw2.run("nft", "delete table ip deaf")
 
-    assert finished(pair.fw2, "backup", earlier=1)[0]["outcome"] == "ok"
-    asserted, *others = finished(pair.fw1, "primary", earlier=1)
+    assert finished(pair.fw2, "backup", stepping_down)[0]["outcome"] == "ok"
+    asserted = reasserted(pair.fw1)[0]
+    others = pair.fw1.events("transition.finished")[earlier:]
     assert asserted["outcome"] == "ok", asserted["reason"]
     asked = [step["name"] for step in asserted["steps"] if step["attempts"]]
     assert asked == ["flush-internal", "resync", "bulk-send"]
@@ -164,12 +165,14 @@ def test_the_survivor_of_a_split_brain_asserts_itself_and_commits_nothing(pair: 
     assert traffic.finish(within=WITHIN)["alive"] == 50
 
 
-@pytest.mark.parametrize("returns", ["fw1", "fw2"])
+@pytest.mark.parametrize(
+    ("wiring", "returns"), [("hooks", "fw1"), ("hooks", "fw2"), ("fifo", "fw1")]
+)
 def test_a_switch_that_is_away_for_longer_than_the_purge_costs_nothing(
-    lab: Lab, returns: str
+    lab: Lab, wiring: Wiring, returns: str
 ) -> None:
     """Both nodes are in fault and back; whichever becomes primary has every entry."""
-    pair = lab(conntrackd=PURGES_SOON).start()
+    pair = lab(conntrackd=PURGES_SOON, wiring=wiring).start()
     replicated(pair, 500)
     pair.fw1.cut("eth1")
     pair.fw2.cut("eth1")
@@ -207,7 +210,7 @@ def test_a_link_that_is_up_for_a_second_between_two_faults_costs_nothing(lab: La
         firewall.cut("eth1")
 
     until(
-        lambda: all(each.hook_calls().count("fault") == 2 for each in firewalls)
+        lambda: all(states(each).count("fault") == 2 for each in firewalls)
         and all(is_in_state(each, "fault") for each in firewalls),
         within=WITHIN, what="both are in fault again",
     )  # fmt: skip

@@ -20,6 +20,7 @@ RULESET = "/etc/nftables.conf"
 SYSCTL = "/etc/sysctl.d/ftfw.conf"
 RUN_DIR = "/run/ftfw-transition"
 VIPS = ("10.10.0.1", "192.0.2.1")
+ONE_MORE = "10.10.0.99"
 
 # Each firewall writes to its own /run, and to layers above the machine's other directories. Its
 # /dev has what daemons need and room for its own log socket.
@@ -156,6 +157,15 @@ class Firewall(Node):
         """End keepalived as a service manager does: it gives up the virtual addresses."""
         self._keepalived.terminate()
         self._keepalived.wait(timeout=10)
+
+    def reload_keepalived(self) -> None:
+        """Have a master read its file again, with one more address in it, which it holds then."""
+        file = self.path(KEEPALIVED_CONF)
+        block = "    virtual_ipaddress"
+        more = f"{block}_excluded {{\n        {ONE_MORE}/32\n    }}\n{block} {{"
+        file.write_text(file.read_text().replace(f"{block} {{", more, 1))
+        self._keepalived.send_signal(signal.SIGHUP)
+        self.until(lambda: self.holds(ONE_MORE), 10, "has read its file again")
 
     def kill_keepalived(self) -> None:
         """Kill keepalived, both processes at once: nobody is told, the virtual addresses stay."""

@@ -71,3 +71,20 @@ def asked(event: Mapping[str, Any]) -> list[str]:
     """The options of the requests that a transition really made, from the record it leaves."""
     commands = [step["command"] for step in event["steps"] if step["attempts"]]
     return [command.partition(f" -C {CONNTRACKD_CONF} ")[2] for command in commands]
+
+
+def ended(firewall: Firewall) -> int:
+    """How many transitions have ended by now."""
+    return len(firewall.events("transition.finished"))
+
+
+def finished(firewall: Firewall, state: str, earlier: int = 0) -> list[dict[str, Any]]:
+    """Wait until nothing is under way, and one to that state ended after `earlier` others."""
+
+    def found() -> list[dict[str, Any]]:
+        if not firewall.is_quiet():
+            return []
+        events = firewall.events("transition.finished")[earlier:]
+        return [event for event in events if event["state"] == state]
+
+    return firewall.until(found, 20, f"a transition to {state} ends")
