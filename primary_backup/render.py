@@ -11,10 +11,10 @@ from primary_backup.site import Site
 ADVERT_SECONDS = 0.2
 _PRIORITIES = ((100, "above {}'s 90"), (90, "below {}'s 100"))
 _TITLES = {
-    "ftfw": "as the article has it: FTFW",
-    "direct": "FTFW without an external cache: the peer's states go straight into the kernel",
-    "notrack": "NOTRACK: replication without resending",
-    "alarm": "ALARM: everything again and again",
+    "ftfw": "FTFW, committed in a failover",
+    "direct": "FTFW straight into the peer's kernel table",
+    "notrack": "NOTRACK",
+    "alarm": "ALARM",
 }
 TEMPLATES = os.path.join(os.path.dirname(__file__), "templates")
 EXAMPLE = os.path.join(os.path.dirname(__file__), "site.toml")

@@ -1,11 +1,25 @@
-"""notify.py: keepalived's words become states, and every other word is refused with advice."""
+"""notify.py: keepalived's words become states, and every other word is refused or passed over."""
+
+import json
+import os
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from primary_backup.notify import STATES, Notification, read_arguments
+from primary_backup.notify import (
+    STATES,
+    Followed,
+    Instance,
+    Notification,
+    read_arguments,
+    read_dump,
+)
 from primary_backup.plan import State
+
+GROUP = Followed("GROUP", "G1")
+INSTANCE = Followed("INSTANCE", "VI_1")
 
 WORDS = st.one_of(
     st.text(),
@@ -13,6 +27,9 @@ WORDS = st.one_of(
         ["GROUP", "INSTANCE", "G1", "0", "150", "-1", *STATES, *map(str.lower, STATES)]
     ),
 )
+
+
+# -- a notify script's arguments ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -89,3 +106,154 @@ def test_any_words_are_a_notification_or_one_line_of_advice(words: tuple[str, ..
     else:
         assert notification.name in words
         assert any(STATES.get(word) is notification.state for word in words)
+
+
+# -- the FIFO's lines -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["MASTER", "BACKUP", "FAULT", "STOP", "DELETED"])
+@pytest.mark.parametrize("followed", [GROUP, INSTANCE])
+def test_the_words_of_whom_we_follow_are_heard(followed: Followed, word: str) -> None:
+    """A sync group's or an instance's, whatever its priority."""
+    line = f'{followed.kind} "{followed.name}" {word} 150'.encode()
+    assert followed.read_line(line) == Notification(followed.name, STATES[word], reassert=False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'GROUP "G2" MASTER 0',
+        'GROUP "VI_1" MASTER 0',
+        'INSTANCE "G1" MASTER 150',
+        'INSTANCE "VI_2" BACKUP 150',
+        'GROUP "g1" MASTER 0',
+        'GROUP "G1 " MASTER 0',
+    ],
+)
+@pytest.mark.parametrize("followed", [GROUP, INSTANCE])
+def test_everybody_else_s_words_are_passed_over(followed: Followed, line: str) -> None:
+    """Also those of a namesake of the other kind."""
+    assert followed.read_line(line.encode()) is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "MASTER_PRIORITY 150",
+        "BACKUP_PRIORITY 150",
+        "PROMOTED 150",
+        "master 150",
+        "MASTER",
+        "MASTER -1",
+        "MASTER 150 more",
+        "MASTER 150\r",
+        "MASTER 150\n",
+        "MASTER  150",
+        "MASTER \u0663",
+        "",
+    ],
+)
+def test_words_that_nobody_knows_are_passed_over(said: str) -> None:
+    """Priorities, words of a later keepalived's, and what is not a whole line."""
+    assert GROUP.read_line(f'GROUP "G1" {said}'.encode()) is None
+
+
+def test_a_group_hears_of_a_lower_priority_from_its_instances() -> None:
+    """keepalived never says MASTER_RX_LOWER_PRI of a group."""
+    line = b'INSTANCE "VI_1" MASTER_RX_LOWER_PRI 150'
+    heard = Notification("VI_1", State.PRIMARY, reassert=True)
+    assert GROUP.read_line(line) == INSTANCE.read_line(line) == heard
+    assert Followed("INSTANCE", "VI_2").read_line(line) is None
+
+
+def test_a_name_need_not_be_text() -> None:
+    """The command line and the FIFO give the same name, whatever its bytes are."""
+    name = b"VI \xff \xc3\xbc"
+    followed = Followed("INSTANCE", os.fsdecode(name))
+    assert followed.read_line(b'INSTANCE "%b" STOP 1' % name) is not None
+
+
+PIECES = st.sampled_from(
+    [b"GROUP", b"INSTANCE", b' "', b'" ', b"G1", b"VI_1", b" ", b"0", b"_PRIORITY", b"\n", b"\0"]
+    + [word.encode() for word in STATES]
+)
+
+
+@given(st.lists(PIECES | st.binary(max_size=3), max_size=9).map(b"".join), st.data())
+def test_any_bytes_are_what_was_said_to_us_or_nothing(line: bytes, data: st.DataObject) -> None:
+    """Garbage is never fatal, and never a word that was not said."""
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, 24))
+        whole = b'INSTANCE "VI_1" MASTER_RX_LOWER_PRI 7'
+        line = whole[:place] + line + whole[data.draw(st.integers(place, len(whole))) :]
+    kind, _, rest = line.partition(b' "')
+    name, _, rest = rest.partition(b'" ')
+    word, _, priority = rest.partition(b" ")
+    for followed in (GROUP, INSTANCE):
+        heard = followed.read_line(line)
+        ours = (kind, name) == (followed.kind.encode(), followed.name.encode())
+        lower = word == b"MASTER_RX_LOWER_PRI"
+        if followed is GROUP and lower:
+            ours = ours or (kind == b"INSTANCE" and name != b"" and b'"' not in name)
+        if ours and word.decode("latin-1") in STATES and priority.isdigit():
+            assert heard == (os.fsdecode(name), STATES[word.decode()], lower)
+        else:
+            assert heard is None
+
+
+# -- the dump -------------------------------------------------------------------------------------
+
+
+def entry(**data: Any) -> dict[str, Any]:
+    """One instance, as keepalived dumps it."""
+    data = {"iname": "VI_1", "state": 2, "last_transition": 1700000000.5, "vrid": 1, **data}
+    return {"data": data, "stats": {"advert_rcvd": 9, "become_master": 3}}
+
+
+@pytest.mark.parametrize("wrap", [list, lambda said: {"vrrp": said, "track_process": []}])
+def test_either_version_of_the_dump_is_read(wrap: Any) -> None:
+    """json_version 1 is a list, json_version 2 an object."""
+    dump = wrap([entry(), entry(iname="VI_2", state=1)])
+    assert read_dump(json.loads(json.dumps(dump))) == (
+        Instance("VI_1", State.PRIMARY, 1700000000.5, 3),
+        Instance("VI_2", State.BACKUP, 1700000000.5, 3),
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "state"),
+    [(0, None), (1, State.BACKUP), (2, State.PRIMARY), (3, State.FAULT), (4, None), (-1, None)],
+)
+def test_a_number_is_a_state_or_none_yet(number: int, state: State | None) -> None:
+    """0 is INIT; a number that nobody knows yet is no state of ours."""
+    (instance,) = read_dump([entry(state=number)])
+    assert instance.state is state
+
+
+NUMBERS = st.integers() | st.floats()
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+ENTRIES = st.fixed_dictionaries(
+    {
+        "data": st.fixed_dictionaries({"iname": JSON, "state": JSON, "last_transition": NUMBERS})
+        | JSON,
+        "stats": st.fixed_dictionaries({"become_master": JSON}) | JSON,
+    }
+)
+
+
+@given(JSON | st.lists(ENTRIES) | st.fixed_dictionaries({"vrrp": st.lists(ENTRIES) | JSON}))
+@example([entry(last_transition=10**400)])
+@example([{**entry(), "stats": {"become_master": float("inf")}}])
+def test_any_json_is_a_dump_or_refused(dump: Any) -> None:
+    """Nothing in keepalived's file breaks whoever asks before a purge."""
+    instances: tuple[Instance, ...] = ()
+    try:
+        instances = read_dump(dump)
+    except ValueError:
+        return
+    said = dump["vrrp"] if isinstance(dump, dict) else dump
+    assert [each.name for each in instances] == [str(each["data"]["iname"]) for each in said]

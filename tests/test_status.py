@@ -10,7 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from primary_backup.status import Status, parse, parse_flushing, parse_unacknowledged
+from primary_backup.status import (
+    Status,
+    parse,
+    parse_flushes,
+    parse_flushing,
+    parse_unacknowledged,
+)
 
 DATA = Path(__file__).parent / "data" / "conntrackd-1.4.7"
 STATUSES = sorted(path.name.removesuffix(".s.txt") for path in DATA.glob("*.s.txt"))
@@ -77,6 +83,17 @@ def test_a_dump_is_no_flush() -> None:
     assert not parse_flushing(b"PID=1776 type=any\n")
 
 
+def test_the_flushes_of_the_kernel_table_are_counted() -> None:
+    """`-s runtime` counts every purge that fired, and every flush that somebody asked for."""
+    assert parse_flushes(captured("ftfw.s-runtime")) == 2
+
+
+@pytest.mark.parametrize("name", ["ftfw.s", "stats.s", "ftfw.s-queue", "ftfw.s-process-flushing"])
+def test_what_counts_no_flushes_is_not_a_count_of_zero(name: str) -> None:
+    """Or the next answer would look like a purge that fired."""
+    assert parse_flushes(captured(name)) is None
+
+
 def test_the_size_of_the_external_cache_is_not_taken_from_another_block() -> None:
     """A block that was cut off gives no number, rather than that of its neighbour."""
     head, _, _ = captured("ftfw.s").partition(b"cache external:")
@@ -100,6 +117,15 @@ def test_any_bytes_are_a_status_or_none(text: bytes) -> None:
 def test_any_bytes_are_a_queue_or_none(text: bytes) -> None:
     """No answer to `-s queue` breaks the reader."""
     assert (parse_unacknowledged(text) or 0) >= 0
+
+
+@given(st.integers(0, 2**64 - 1), st.binary(), st.binary())
+@example(10**5000, b"", b"")
+def test_any_bytes_are_a_count_of_flushes_or_none(count: int, before: bytes, after: bytes) -> None:
+    """No answer to `-s runtime` breaks the reader, and no other line is taken for its own."""
+    assert parse_flushes(before) is None or b"flush kernel table:" in before
+    text = before + b"\tflush kernel table:\t\t%12d\n" % count + after
+    assert parse_flushes(text) == count or b"flush kernel table:" in before or count >= 2**64
 
 
 @given(name=st.sampled_from(STATUSES), data=st.data())

@@ -1,7 +1,7 @@
 """Two firewalls between an inside and an outside, wired as the shipped files expect it.
 
     client .10 --- inside 10.10.0.0/24 --- eth1 fw-1 eth0 --- outside 192.0.2.0/24 --- server .10
-                            |              .2   eth2  .2             |
+                   fd00:10::/64            .2   eth2  .2      2001:db8:2::/64
                             |                    |  10.99.99.0/30    |
                             |              .3   eth2  .3             |
                             +------------- eth1 fw-2 eth0 -----------+
@@ -123,11 +123,22 @@ class Pair:
             firewall.ip(
                 f"address add 192.0.2.{host}/24 dev eth0",
                 f"address add 10.10.0.{host}/24 dev eth1",
+                f"address add 2001:db8:2::{host}/64 dev eth0 nodad",
+                f"address add fd00:10::{host}/64 dev eth1 nodad",
                 f"address add {DEDICATED_LINK[firewall.name]}/30 dev eth2",
             )
             firewall.up()
-        self.server.ip("address add 192.0.2.10/24 dev eth0")
-        self.client.ip("address add 10.10.0.10/24 dev eth0", "route add default via 10.10.0.1")
+        self.server.ip(
+            "address add 192.0.2.10/24 dev eth0",
+            "address add 2001:db8:2::10/64 dev eth0 nodad",
+            "route add fd00:10::/64 via 2001:db8:2::1",
+        )
+        self.client.ip(
+            "address add 10.10.0.10/24 dev eth0",
+            "address add fd00:10::10/64 dev eth0 nodad",
+            "route add default via 10.10.0.1",
+            "route add default via fd00:10::1",
+        )
 
     def start(self) -> Self:
         """Start all daemons; fw-1 is primary, fw-2 its backup, and both have been made it."""
@@ -145,8 +156,21 @@ class Pair:
 
     def open_connections(self, count: int) -> Traffic:
         """Open TCP connections from client to server that exchange data until they are finished."""
+        return self._open("192.0.2.10", count)
+
+    def open_ipv6(self, count: int) -> Traffic:
+        """The same over IPv6, where nothing is translated."""
+        return self._open("2001:db8:2::10", count)
+
+    def _open(self, address: str, count: int) -> Traffic:
         self._traffic += 1
-        return Traffic(self.client, self.server, "192.0.2.10", 8000 + self._traffic, count)
+        return Traffic(self.client, self.server, address, 8000 + self._traffic, count)
+
+    def open_inbound(self, count: int) -> Traffic:
+        """The same from server to client, through the port of the virtual address that leads in."""
+        return Traffic(
+            self.server, self.client, "192.0.2.1", 8080, count, listens=("10.10.0.10", 80)
+        )
 
     def report(self) -> str:
         """All that the pair's programs have printed and logged."""

@@ -46,11 +46,21 @@ class Summary(TypedDict):
 class Traffic:
     """A client and its server, running on two nodes."""
 
-    def __init__(self, client: Node, server: Node, address: str, port: int, count: int) -> None:
+    def __init__(
+        self,
+        client: Node,
+        server: Node,
+        address: str,
+        port: int,
+        count: int,
+        *,
+        listens: tuple[str, int] | None = None,
+    ) -> None:
+        """`listens`: where the server does, if not at the address and port that are called."""
         command = (sys.executable, __file__)
         self._node = client
         self._answers = 0
-        listener = server.start(*command, "server", address, str(port))
+        listener = server.start(*command, "server", *map(str, listens or (address, port)))
         server.until(lambda: server.output(listener), what="the server listens")
         self._process = client.start(
             *command, "client", address, str(port), str(count), stdin=subprocess.PIPE
@@ -185,7 +195,8 @@ def client(address: str, port: int, count: int, seconds: float | None = None) ->
 def server(address: str, port: int) -> None:
     """Echo everything."""
     selector = selectors.DefaultSelector()
-    listener = socket.create_server((address, port), backlog=1024)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server((address, port), family=family, backlog=1024)
     selector.register(listener, selectors.EVENT_READ)
     print("listening", flush=True)
     while True:

@@ -1,0 +1,194 @@
+"""render.py: what is shipped is the rendering of the example, and both nodes are mirror images."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from primary_backup.cli import main
+from primary_backup.conf import read_conntrackd
+from primary_backup.render import EXAMPLE, Existing, render, write
+from primary_backup.site import MODES, read_site
+
+PACKAGING = Path(__file__).parents[1] / "packaging"
+SITE = read_site(Path(EXAMPLE).read_text())
+OF_ONE_NODE = ("conntrackd/", "keepalived/", "nftables/")
+
+
+def shipped(name: str) -> dict[str, str]:
+    """All files of a node, as packaging/ has to hold them: every wiring and every mode."""
+    files = render(SITE, name)
+    hooks = render(SITE._replace(wiring="hooks"), name)
+    files["keepalived/keepalived-hooks.conf"] = hooks["keepalived/keepalived.conf"]
+    for mode in MODES[1:]:
+        other = render(SITE._replace(mode=mode), name)
+        files[f"conntrackd/conntrackd-{mode}.conf"] = other["conntrackd/conntrackd.conf"]
+    return files
+
+
+def held(directory: Path) -> dict[str, str]:
+    """What a directory holds, as far as it is made by render."""
+    names = {path.split("/")[0] for path in render(SITE, "fw-1")}
+    return {
+        str(path.relative_to(directory)): path.read_text()
+        for name in names
+        for path in (directory / name).rglob("*")
+        if path.is_file()
+    }
+
+
+def test_what_is_shipped_for_the_first_node_is_the_rendering_of_the_example() -> None:
+    """Nobody mends a shipped file without the template, or the other way round."""
+    assert held(PACKAGING) == shipped("fw-1")
+
+
+def test_what_is_shipped_for_the_second_node_is_the_rendering_of_the_example() -> None:
+    """Its own files; what is the same on both stands once."""
+    own = {path: text for path, text in shipped("fw-2").items() if path.startswith(OF_ONE_NODE)}
+    both = {path: text for path, text in shipped("fw-2").items() if path not in own}
+
+    assert held(PACKAGING / "fw-2") == own
+    assert both.items() <= held(PACKAGING).items()
+
+
+def differing(path: str) -> list[tuple[str, str]]:
+    """The lines in which the two nodes' files differ, without their comments."""
+    one, other = (render(SITE, name)[path].splitlines() for name in ("fw-1", "fw-2"))
+    code = [
+        (line.split("#")[0].strip(), theirs.split("#")[0].strip())
+        for line, theirs in zip(one, other, strict=True)
+    ]
+    return [(line, theirs) for line, theirs in code if line != theirs]
+
+
+def test_the_two_nodes_are_mirror_images() -> None:
+    """Nothing differs but what has to: names, priorities, and the two ends of the link."""
+    assert differing("keepalived/keepalived.conf") == [
+        ("router_id fw-1", "router_id fw-2"),
+        ("priority 100", "priority 90"),
+        ("priority 100", "priority 90"),
+    ]
+    assert differing("conntrackd/conntrackd.conf") == [
+        ("IPv4_address 10.99.99.1", "IPv4_address 10.99.99.2"),
+        ("IPv4_Destination_Address 10.99.99.2", "IPv4_Destination_Address 10.99.99.1"),
+    ]
+    assert all(
+        not differing(path) for path in render(SITE, "fw-1") if not path.startswith(OF_ONE_NODE[:2])
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_rendered_is_read_as_the_mode_that_was_meant(mode: str) -> None:
+    """The steps follow from the file that the site file led to."""
+    text = render(SITE._replace(mode=mode), "fw-1")["conntrackd/conntrackd.conf"]
+
+    conf = read_conntrackd(text.encode())
+
+    assert conf.mode is not None
+    assert conf.mode.value == ("FTFW" if mode == "direct" else mode.upper())
+    assert conf.external_cache is (mode != "direct")
+
+
+def test_a_site_without_ipv6_and_without_ports_has_nothing_of_them() -> None:
+    """No empty set, no chain without a rule."""
+    four = SITE._replace(
+        forwards=(),
+        **{side: getattr(SITE, side)._replace(vips=getattr(SITE, side).vips4)
+           for side in ("outside", "inside")},
+        nodes=tuple(node._replace(outside=node.outside[:1], inside=node.inside[:1])
+                    for node in SITE.nodes),
+    )  # fmt: skip
+
+    files = render(four, "fw-1")
+
+    assert "virtual_ipaddress_excluded" not in files["keepalived/keepalived.conf"]
+    assert "IPv6_address ::1\n            IPv4" in files["conntrackd/conntrackd.conf"]
+    assert "dnat" not in files["nftables/ftfw.nft"]
+
+
+def test_every_value_of_the_site_is_marked() -> None:
+    """Who adapts a shipped file by hand finds what to touch by one word."""
+    values = {str(each.ip) for node in SITE.nodes for each in (*node.outside, *node.inside)}
+    values |= {str(vip) for vip in (*SITE.outside.vips, *SITE.inside.vips)}
+
+    for path, text in render(SITE, "fw-1").items():
+        lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+        unmarked = [
+            line
+            for line in lines
+            if "# SITE" not in line
+            and any(
+                re.search(rf"(?<![\d.:]){re.escape(value)}(?![\d.:])", line) for value in values
+            )
+        ]
+        assert unmarked == [], path
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    """Run `ftfw-transition render`; its exit status."""
+    monkeypatch.setattr("sys.argv", ["ftfw-transition", "render", *arguments])
+    try:
+        main()
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+def test_the_example_of_the_command_is_one_that_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An operator starts from it, without a checkout."""
+    assert command(monkeypatch, "--example") == 0
+    site = tmp_path / "site.toml"
+    site.write_text(capsys.readouterr().out)
+
+    assert command(monkeypatch, "--site", str(site), "--node", "fw-2", "--output", str(tmp_path / "out")) == 0  # noqa: E501  # fmt: skip
+
+    assert held(tmp_path / "out") == render(SITE, "fw-2")
+
+
+@pytest.mark.parametrize(
+    ("node", "text", "line"),
+    [
+        ("fw-3", "", "the site has no node fw-3: say fw-1 or fw-2"),
+        ("fw-1", "unknown = 1", "unknown: unknown key: remove it, or mend its spelling"),
+    ],
+)
+def test_what_is_wrong_is_told_and_nothing_is_written(
+    *,
+    node: str,
+    text: str,
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line on stderr, exit status 1, no half of a configuration."""
+    site = tmp_path / "site.toml"
+    site.write_text(f"{text}\n{Path(EXAMPLE).read_text()}")
+
+    assert command(monkeypatch, "--site", str(site), "--node", node, "--output", str(tmp_path / "out")) == 1  # noqa: E501  # fmt: skip
+
+    assert capsys.readouterr().err == f"ftfw-transition: {site}: {line}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_there_and_differs_is_never_touched(tmp_path: Path) -> None:
+    """Somebody's configuration is not ours to overwrite; the same one twice is no harm."""
+    files = render(SITE, "fw-1")
+    assert sorted(write(files, str(tmp_path))) == sorted(files)
+    assert write(files, str(tmp_path)) == []
+    mine = tmp_path / "keepalived/keepalived.conf"
+    mine.write_text("mine")
+    (tmp_path / "nftables/ftfw.nft").unlink()
+
+    with pytest.raises(Existing, match=r"keepalived/keepalived\.conf$"):
+        write(files, str(tmp_path))
+
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "nftables/ftfw.nft").exists()
