@@ -5,7 +5,8 @@
 Start: from keepalived's word to `conntrackd -c` starting, by a follower that reads its FIFO, by the
 hook, by conntrack-tools' own script, and beside them a bare interpreter that imports click and sh.
 Transition: a promotion with 100,000 connections after the peer's death, from its first request to
-its last proof, beside the four client calls it is made of.
+its last proof, beside the four client calls it is made of. Bulks: how often the virtual addresses
+move on their own while 100,000 entries arrive, again and again, in the backup's kernel table.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SCRIPT = Path("/usr/share/doc/conntrackd/examples/sync/primary-backup.sh")
 STARTS = 30
 ENTRIES = 100_000
 ROUNDS = 3
+BULKS = 20
 RAW = ("-c", "-f", "-R", "-B")
 
 # Where all three find a client that only says that it has started, and nobody's log or daemon.
@@ -155,6 +157,20 @@ def promotion(directory: Path, *, raw: bool) -> float:
         return float(sum(step["seconds"] for step in event["steps"]))
 
 
+def bulks(directory: Path) -> int:
+    """Count the transitions while a backup is given 100,000 entries over and over."""
+    with Pair(directory, COMMAND, mode="direct", wiring="fifo") as pair:
+        pair.start()
+        firewalls = (pair.fw1, pair.fw2)
+        before = sum(len(each.events("transition.finished")) for each in firewalls)
+        pair.fw1.load_entries(ENTRIES)
+        for _ in range(BULKS):
+            pair.fw2.flush_kernel()
+            pair.fw2.client("-n")
+            pair.fw2.until(lambda: pair.fw2.kernel_entries() >= ENTRIES, 60, "all injected")
+        return sum(len(each.events("transition.finished")) for each in firewalls) - before
+
+
 def main() -> None:
     """Print all ratios, with the medians they come from."""
     subprocess.run(
@@ -170,6 +186,8 @@ def main() -> None:
             calls.append(promotion(here / f"raw{number}", raw=True))
             whole.append(promotion(here / f"hook{number}", raw=False))
         _report(f"promotion with {ENTRIES:,} connections", whole, "four client calls", calls)
+        moves = bulks(here / "bulks")
+        print(f"{BULKS} bulks of {ENTRIES:,} entries into the backup's kernel: {moves} VIP moves")
 
 
 def _report(what: str, ours: list[float], beside: str, theirs: list[float]) -> None:

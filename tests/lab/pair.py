@@ -33,6 +33,14 @@ AS_SHIPPED: Edit = MappingProxyType({})
 
 Wiring = Literal["hooks", "fifo"]
 """How keepalived tells: it starts a program, or a follower reads its FIFO."""
+Mode = Literal["ftfw", "direct", "notrack", "alarm"]
+"""Which of the shipped files conntrackd reads."""
+CONNTRACKD = {
+    "ftfw": "conntrackd/conntrackd.conf",
+    "direct": "conntrackd/conntrackd-direct.conf",
+    "notrack": "conntrackd/conntrackd-notrack.conf",
+    "alarm": "conntrackd/conntrackd-alarm.conf",
+}
 KEEPALIVED = {"hooks": "keepalived/keepalived-hooks.conf", "fifo": "keepalived/keepalived.conf"}
 
 
@@ -66,10 +74,12 @@ class Pair:
         keepalived: Edit = AS_SHIPPED,
         nftables: Edit = AS_SHIPPED,
         wiring: Wiring = "hooks",
+        mode: Mode = "ftfw",
     ) -> None:
         self.workdir = workdir
         self.command = command
         self.wiring = wiring
+        self.mode = mode
         self._conntrackd = conntrackd
         self._keepalived = keepalived
         self._nftables = nftables
@@ -79,11 +89,11 @@ class Pair:
         with contextlib.ExitStack() as stack:
             self.fw1 = stack.enter_context(self._firewall("fw-1", PACKAGING))
             self.fw2 = stack.enter_context(self._firewall("fw-2", PACKAGING / "fw-2"))
-            outside, inside, self.client, self.server = (
+            self._outside, self._inside, self.client, self.server = (
                 stack.enter_context(Node(name, self.workdir))
                 for name in ("outside", "inside", "client", "server")
             )
-            self._wire(outside, inside)
+            self._wire()
             self._stack = stack.pop_all()
         return self
 
@@ -96,7 +106,7 @@ class Pair:
             conntrackd = self._conntrackd.replace("@OWN@", DEDICATED_LINK[name])
             conntrackd = conntrackd.replace("@PEER@", peer)
         else:
-            conntrackd = _edited(packaging / "conntrackd/conntrackd.conf", self._conntrackd)
+            conntrackd = _edited(packaging / CONNTRACKD[self.mode], self._conntrackd)
         keepalived = _edited(packaging / KEEPALIVED[self.wiring], self._keepalived)
         ruleset = _edited(packaging / "nftables/ftfw.nft", self._nftables)
         files = {
@@ -107,27 +117,17 @@ class Pair:
         }
         return Firewall(name, self.workdir, self.command, files)
 
-    def _wire(self, outside: Node, inside: Node) -> None:
-        for switch in (outside, inside):
+    def _wire(self) -> None:
+        for switch in (self._outside, self._inside):
             # No snooping: adverts are multicast, and nobody here asks for membership.
             switch.ip("link add br0 type bridge stp_state 0 mcast_snooping 0", "link set br0 up")
-        for firewall in (self.fw1, self.fw2):
-            firewall.plug("eth0", outside, firewall.name)
-            firewall.plug("eth1", inside, firewall.name)
+        self._install(self.fw1, 2)
+        self._install(self.fw2, 3)
         self.fw1.plug("eth2", self.fw2, "eth2")
-        self.server.plug("eth0", outside, "server")
-        self.client.plug("eth0", inside, "client")
-        for switch in (outside, inside):
-            switch.ip(*(f"link set {port} master br0" for port in switch.ports))
-        for firewall, host in ((self.fw1, 2), (self.fw2, 3)):
-            firewall.ip(
-                f"address add 192.0.2.{host}/24 dev eth0",
-                f"address add 10.10.0.{host}/24 dev eth1",
-                f"address add 2001:db8:2::{host}/64 dev eth0 nodad",
-                f"address add fd00:10::{host}/64 dev eth1 nodad",
-                f"address add {DEDICATED_LINK[firewall.name]}/30 dev eth2",
-            )
-            firewall.up()
+        self.server.plug("eth0", self._outside, "server")
+        self.client.plug("eth0", self._inside, "client")
+        self._outside.ip("link set server master br0")
+        self._inside.ip("link set client master br0")
         self.server.ip(
             "address add 192.0.2.10/24 dev eth0",
             "address add 2001:db8:2::10/64 dev eth0 nodad",
@@ -139,6 +139,23 @@ class Pair:
             "route add default via 10.10.0.1",
             "route add default via fd00:10::1",
         )
+        for firewall in (self.fw1, self.fw2):
+            self._address_link(firewall)
+            firewall.up()
+
+    def _install(self, firewall: Firewall, host: int) -> None:
+        for device, switch in (("eth0", self._outside), ("eth1", self._inside)):
+            firewall.plug(device, switch, firewall.name)
+            switch.ip(f"link set {firewall.name} master br0")
+        firewall.ip(
+            f"address add 192.0.2.{host}/24 dev eth0",
+            f"address add 10.10.0.{host}/24 dev eth1",
+            f"address add 2001:db8:2::{host}/64 dev eth0 nodad",
+            f"address add fd00:10::{host}/64 dev eth1 nodad",
+        )
+
+    def _address_link(self, firewall: Firewall) -> None:
+        firewall.ip(f"address add {DEDICATED_LINK[firewall.name]}/30 dev eth2")
 
     def start(self) -> Self:
         """Start all daemons; fw-1 is primary, fw-2 its backup, and both have been made it."""

@@ -60,8 +60,8 @@ class Traffic:
         command = (sys.executable, __file__)
         self._node = client
         self._answers = 0
-        listener = server.start(*command, "server", *map(str, listens or (address, port)))
-        server.until(lambda: server.output(listener), what="the server listens")
+        self._listener = server.start(*command, "server", *map(str, listens or (address, port)))
+        server.until(lambda: server.output(self._listener), what="the server listens")
         self._process = client.start(
             *command, "client", address, str(port), str(count), stdin=subprocess.PIPE
         )
@@ -73,9 +73,11 @@ class Traffic:
         return self._ask("alive", within)["alive"]
 
     def finish(self, within: float = GRACE) -> Summary:
-        """Ask a last time, and close the connections."""
+        """Ask a last time, close the connections, and let the port be used again."""
         summary = self._ask("finish", within)
         self._process.wait(timeout=5)
+        self._listener.terminate()
+        self._listener.wait(timeout=5)
         return summary
 
     def _ask(self, question: str, within: float) -> Summary:

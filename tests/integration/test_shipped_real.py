@@ -1,0 +1,68 @@
+"""What is shipped, run as shipped: every mode and wiring, with all that a site has of traffic."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from primary_backup.render import EXAMPLE, render
+from primary_backup.site import MODES, WIRINGS, read_site
+from tests.lab.pair import Lab, Mode, Wiring
+
+SITE = read_site(Path(EXAMPLE).read_text())
+EACH = 10
+"""Connections of each kind."""
+WITHIN = 20
+
+
+@pytest.mark.parametrize(
+    ("mode", "wiring"),
+    [("ftfw", "hooks"), *((mode, "fifo") for mode in MODES)],
+)
+def test_translated_inbound_and_ipv6_connections_live_through_the_loss_of_the_primary(
+    lab: Lab, mode: Mode, wiring: Wiring
+) -> None:
+    """Out by SNAT, in through a port of the virtual address, and IPv6: none is lost."""
+    pair = lab(mode=mode, wiring=wiring).start()
+    kinds = (pair.open_connections(EACH), pair.open_inbound(EACH), pair.open_ipv6(EACH))
+    copies = pair.fw2.kernel_entries if mode == "direct" else pair.fw2.external
+    pair.fw2.until(lambda: copies() >= 3 * EACH, WITHIN, "holds the copies")
+
+    pair.fw1.cut()
+
+    pair.fw2.until(lambda: pair.fw2.was_made("primary"), WITHIN, "is primary")
+    event = pair.fw2.events("transition.finished")[-1]
+    assert (event["state"], event["outcome"]) == ("primary", "ok"), event["reason"]
+    assert [traffic.finish(within=WITHIN)["alive"] for traffic in kinds] == [EACH] * 3
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_keepalived_finds_nothing_wrong_with_what_is_shipped(lab: Lab, wiring: Wiring) -> None:
+    """`keepalived -t` says nothing on both nodes, and exits 0."""
+    pair = lab(wiring=wiring)
+    for firewall in (pair.fw1, pair.fw2):
+        tested = firewall.run("keepalived", "-t")
+        assert tested.stdout + tested.stderr == ""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_conntrackd_takes_every_word_of_what_is_shipped(lab: Lab, mode: Mode) -> None:
+    """The daemon starts, and its log has no warning."""
+    pair = lab(mode=mode)
+    for firewall in (pair.fw1, pair.fw2):
+        firewall.start_conntrackd()
+        log = firewall.path("/var/log/conntrackd.log").read_text()
+        assert not re.search(r"warning|error|deprecated|unknown", log, re.IGNORECASE), log
+
+
+def test_a_rendered_ruleset_without_ports_and_ipv6_loads(lab: Lab) -> None:
+    """nft takes what is left when a site forwards nothing, twice over."""
+    pair = lab()
+    ruleset = render(SITE._replace(forwards=()), "fw-1")["nftables/ftfw.nft"]
+
+    for _ in range(2):
+        pair.fw1.run("nft", "-f", "-", input=ruleset)
+
+    assert "dnat" not in pair.fw1.run("nft", "list", "ruleset").stdout
