@@ -286,7 +286,8 @@ class _Invocation:
     def _run(self, steps: tuple[Step, ...]) -> None:
         if self._unread:
             self._notes.append(f"only what is safe in every mode was asked: {self._unread}")
-        past = self._history.begin(steps)
+        live = self._intent.kind in (Kind.REFRESH, Kind.RECALL)
+        past = self._history.begin(steps, live=live)
         if self._run_dir is None or self._history.trouble:
             steps = tuple(step for step in steps if step.when is not When.PEER_COVERS)
         requests = Requests(

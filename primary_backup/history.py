@@ -96,8 +96,11 @@ class History:
         """Whether nothing is known of what was asked of this daemon."""
         return not self._memory.state
 
-    def begin(self, steps: tuple[Step, ...]) -> Past:
-        """Write down the intent, before the first request; what this one has to reckon with."""
+    def begin(self, steps: tuple[Step, ...], *, live: bool) -> Past:
+        """Write down the intent, before the first request; what this one has to reckon with.
+
+        ``live``: this node has been what it is to be, so that a primary has nothing to commit.
+        """
         earlier = self._earlier()
         past = Past(
             self._memory.kept,
@@ -121,7 +124,10 @@ class History:
         if self._run_dir is not None and promoted and first:
             self._run_dir.promote(self.transition)
             memory = memory._replace(
-                promotion=self.transition, committed=not commits, inserted=None, entries=None
+                promotion=self.transition,
+                committed=live and not commits,
+                inserted=None,
+                entries=None,
             )
         self._memory = memory
         self._begun = True

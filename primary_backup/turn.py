@@ -46,6 +46,7 @@ class Turn:
         self._run_dir = run_dir
         self._ticket = ticket
         self._caller = caller
+        self._taken = False
         self.superseded = False
         """Whether a younger one was ever seen; it may be gone since."""
 
@@ -65,9 +66,11 @@ class Turn:
         return None
 
     def _is_open(self, acted: Memory) -> bool:
-        """Whether a younger one wanted the same, and it is still to be done."""
+        """Whether a younger one wanted the same, and it is still to be done, or found done."""
         if acted.state != self._ticket.state.value:
             return False
+        if acted.done and not self._taken:
+            return True
         if self._run_dir is not None and self._ticket.state is State.PRIMARY:
             return not acted.committed or acted.promotion != self._run_dir.promotion()
         return not acted.done
@@ -107,6 +110,7 @@ class Turn:
                 working = holder is not None and holder.state == State.PRIMARY.value
                 stopped = holder is not None and holder.stopped
                 if stopped or waited > (LOCK_SECONDS if working else OVERTAKE_SECONDS):
+                    self._taken = True
                     return f"went on without the lock, {by}"
             elif waited > LOCK_SECONDS:
                 raise Stuck(f"the lock did not come free in {LOCK_SECONDS:.0f} s, {by}")
@@ -114,4 +118,5 @@ class Turn:
         why = self.halted()
         if why is not None:
             raise Halted(why)
+        self._taken = True
         return None

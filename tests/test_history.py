@@ -44,7 +44,7 @@ class Told:
         history = self.knows(state, birth=birth)
         if state is not State.PRIMARY:
             history.step_down()
-        return history, history.begin(STANDBY if steps is None else steps)
+        return history, history.begin(STANDBY if steps is None else steps, live=False)
 
     def knows(self, state: State, *, birth: Birth | None = None) -> History:
         """One that knows what was left; each is a second younger than the last."""
@@ -171,6 +171,17 @@ def test_a_promotion_that_did_not_end_well_has_no_second(told: Told, outcome: Ou
     assert not told.knows(State.PRIMARY).is_second()
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_who_only_brought_a_primary_back_in_sync_has_nothing_to_commit(
+    told: Told, *, live: bool
+) -> None:
+    """Its resync failed: it is repeated, while a re-assertion has yet to be a promotion."""
+    history = told.knows(State.PRIMARY)
+    history.begin(REASSERTION, live=live)
+    history.finish("{}", Outcome.FAILED, proven=False)
+    assert told.knows(State.PRIMARY).is_second() is live
+
+
 def test_a_backup_in_between_leaves_no_second_promotion(told: Told) -> None:
     """Its entries are not live any more."""
     told.does(State.PRIMARY)
@@ -248,7 +259,7 @@ def test_without_a_run_directory_nothing_is_known() -> None:
     history = History(None, Ticket(born(), State.PRIMARY))
     history.recall(lambda: DAEMON)
     history.step_down()
-    assert history.begin(PROMOTION) == Past()
+    assert history.begin(PROMOTION, live=False) == Past()
     history.finish("{}", Outcome.OK, proven=True)
     again = History(None, Ticket(born(), State.PRIMARY))
     again.recall(lambda: DAEMON)
