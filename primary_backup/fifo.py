@@ -13,6 +13,8 @@ _CHUNK = 65536
 _FULL = 0.9
 """A pipe of which less is free may have refused a line: it holds whole pages."""
 _LONGEST_LINE = 4096
+_NO_LINE = b"\0"
+"""What a line without end shrinks to: whatever its rest is, keepalived never says both."""
 
 
 class NoFifo(Exception):
@@ -54,7 +56,8 @@ class Fifo:
             read += chunk
         self.overflowed = len(read) > _FULL * fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)
         *lines, self._begun = (self._begun + read).split(b"\n")
-        self._begun = self._begun[:_LONGEST_LINE]  # more is no line of keepalived's
+        if len(self._begun) > _LONGEST_LINE:
+            self._begun = _NO_LINE
         return lines
 
     def is_replaced(self) -> bool:
@@ -84,7 +87,7 @@ def _open(path: str) -> int:
             if not stat.S_ISFIFO(status.st_mode):
                 raise NoFifo(f"{path} is not a FIFO: name another path, or remove it")
             if status.st_uid != os.geteuid():
-                raise NoFifo(f"{path} belongs to uid {status.st_uid}, not to us")
+                raise NoFifo(f"{path} belongs to uid {status.st_uid}: chown root {path}")
             if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise NoFifo(f"{path} can be written by others: chmod 0600 {path}")
             # Read and write: an end that only reads sees an end of file when keepalived goes.

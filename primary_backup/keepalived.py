@@ -71,11 +71,10 @@ def objection() -> str | None:
 
     Of several groups one is enough, since a purge takes the connections of all of them.
     """
-    try:
-        said = _instances(tuple(_parents()))
-    except Unknown:
-        return None
-    masters = [each.name for each in said if each.state is State.PRIMARY]
+    masters = []
+    for parent in _parents():
+        with contextlib.suppress(Unknown):  # one that only tests its configuration, perhaps
+            masters += [each.name for each in _ask(parent.pid) if each.state is State.PRIMARY]
     return f"keepalived says that this node is master of {', '.join(masters)}" if masters else None
 
 
@@ -126,7 +125,8 @@ def _ask(pid: int) -> tuple[Instance, ...]:
 def _signal_number(pid: int) -> int:
     """The number that this very keepalived gives, if the process takes it."""
     try:
-        finished = run(f"/proc/{pid}/exe", "--signum=JSON", seconds=_NUMBER_SECONDS)
+        # env(1) executes the link itself: its target's name is gone after an upgrade.
+        finished = run("/usr/bin/env", f"/proc/{pid}/exe", "--signum=JSON", seconds=_NUMBER_SECONDS)
     except NotInstalled as error:
         raise Unknown(str(error)) from error
     text = finished.output.strip()
@@ -145,7 +145,9 @@ def _dump_directory(pid: int) -> str:
     """Where it puts its dump: keepalived honours TMPDIR, and may see other mounts than we do."""
     with open(f"/proc/{pid}/environ", "rb") as file:
         variables = dict(each.partition(b"=")[::2] for each in file.read().split(b"\0"))
-    directory = os.fsdecode(variables.get(b"TMPDIR", b"")) or "/tmp"  # noqa: S108  # keepalived's
+    directory = os.fsdecode(variables.get(b"TMPDIR", b""))
+    if not directory.startswith("/"):
+        directory = "/tmp"  # noqa: S108  # keepalived's choice
     return f"/proc/{pid}/root{os.path.abspath(directory)}"
 
 

@@ -77,7 +77,7 @@ def read_dump(dump: Any) -> tuple[Instance, ...]:
             )
             for each in dump
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OverflowError) as error:
         raise ValueError("not a dump of keepalived's instances") from error
 
 

@@ -14,7 +14,7 @@ class Service:
         interval = os.environ.pop("WATCHDOG_USEC", "")
         watched = os.environ.pop("WATCHDOG_PID", "") in ("", str(os.getpid()))
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._every = int(interval) / 2e6 if watched and interval.isdigit() else 0.0
+        self._every = int(interval) / 2e6 if watched and interval.isdecimal() else 0.0
         self._next = 0.0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 

@@ -83,6 +83,7 @@ def test_who_sleeps_no_longer_than_told_is_heard_in_time(
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     service = Service()
     for _ in range(5):
+        assert service.patience_seconds <= 0.05
         time.sleep(service.patience_seconds)
         service.alive()
         assert heard(manager) == ["WATCHDOG=1"]

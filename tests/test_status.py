@@ -84,14 +84,15 @@ def test_a_dump_is_no_flush() -> None:
 
 
 def test_the_flushes_of_the_kernel_table_are_counted() -> None:
-    """`-s runtime` counts every purge that fired, and every flush that somebody asked for."""
+    """`-s runtime` counts them all: here a flush that was asked for, then a purge that fired."""
     assert parse_flushes(captured("ftfw.s-runtime")) == 2
 
 
 @pytest.mark.parametrize("name", ["ftfw.s", "stats.s", "ftfw.s-queue", "ftfw.s-process-flushing"])
 def test_what_counts_no_flushes_is_not_a_count_of_zero(name: str) -> None:
     """Or the next answer would look like a purge that fired."""
-    assert parse_flushes(captured(name)) is None
+    others = captured("ftfw.s-runtime").replace(b"flush kernel table:", b"another count:")
+    assert parse_flushes(captured(name) + others) is None
 
 
 def test_the_size_of_the_external_cache_is_not_taken_from_another_block() -> None:
@@ -119,13 +120,11 @@ def test_any_bytes_are_a_queue_or_none(text: bytes) -> None:
     assert (parse_unacknowledged(text) or 0) >= 0
 
 
-@given(st.integers(0, 2**64 - 1), st.binary(), st.binary())
-@example(10**5000, b"", b"")
-def test_any_bytes_are_a_count_of_flushes_or_none(count: int, before: bytes, after: bytes) -> None:
-    """No answer to `-s runtime` breaks the reader, and no other line is taken for its own."""
-    assert parse_flushes(before) is None or b"flush kernel table:" in before
-    text = before + b"\tflush kernel table:\t\t%12d\n" % count + after
-    assert parse_flushes(text) == count or b"flush kernel table:" in before or count >= 2**64
+@given(st.binary())
+@example(b"\tflush kernel table:\t\t" + b"9" * 5000)
+def test_any_bytes_are_a_count_of_flushes_or_none(text: bytes) -> None:
+    """No answer to `-s runtime` breaks the reader."""
+    assert parse_flushes(text) is None or b"flush kernel table:" in text
 
 
 @given(name=st.sampled_from(STATUSES), data=st.data())

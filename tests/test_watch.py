@@ -182,7 +182,8 @@ WAITS = st.lists(
 
 @given(WAITS)
 @example([1.0] * HOUR)
-@example(([5, 10, 20, 40, 80, 160 + CALM_SECONDS + 1] * 5))
+@example([5, 10, 20, 40, 80, 160 + CALM_SECONDS + 1] * 5)
+@example([5, 10, 20, 40, 80, 160 + CALM_SECONDS / 2] * 9)
 def test_over_any_needs_no_hour_has_many_acts(waits: list[float]) -> None:
     """A link that flaps, at whatever pace, causes no storm of bulks."""
     taken = met(waits, Pace())

@@ -1,0 +1,449 @@
+"""keepalived.py: what is asked of a keepalived that does not, or must not, answer.
+
+keepalived is the real one, in a node of its own. Where it cannot show a fault, something is done to
+it, or to the directory of its dump.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from primary_backup.keepalived import NotRunning, Standing, Unknown, objection, standing
+from primary_backup.notify import Followed
+from primary_backup.plan import State
+from tests.lab.node import Node, until
+
+GROUP = Followed("GROUP", "G1")
+VI_1 = Followed("INSTANCE", "VI_1")
+VI_2 = Followed("INSTANCE", "VI_2")
+MASTER = {"VI_1": State.PRIMARY}
+BACKUP = {"VI_1": State.BACKUP}
+WITHIN = 10
+"""Seconds for what takes a tenth of one on a machine with nothing else to do."""
+
+# Priority 255 is master at once, and a backup that awaits a word every 40 s stays one.
+_INSTANCE = """
+vrrp_instance {name} {{
+    interface {device}
+    version 3
+    virtual_router_id {number}
+    priority {priority}
+    advert_int 40
+    virtual_ipaddress {{
+        10.9.0.{number}/32
+    }}
+}}
+"""
+DUMP = """[{
+    "data": {"iname": "VI_1", "state": 2, "last_transition": 1700000000.5},
+    "stats": {"become_master": 1}
+}]"""
+"""What would make a backup a master, if it were believed."""
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Place(Node):
+    """A node with two networks, one of them up, and a /run of its own."""
+
+    def __init__(self, name: str, workdir: Path) -> None:
+        super().__init__(name, workdir)
+        self.run("mount", "-t", "tmpfs", "none", "/run")
+        self.run("mkdir", "/run/tmp")
+        self.ip(
+            "link add up0 type veth peer name up1",
+            "link set up0 up",
+            "link set up1 up",
+            "address add 10.9.0.254/24 dev up0",
+            "link add down0 type veth peer name down1",
+        )
+        self.files = Path(f"/proc/{self.pid}/root/run")
+        self._keepaliveds = 0
+
+    def keepalived(
+        self,
+        instances: Mapping[str, State],
+        program: str | Path = "keepalived",
+        *,
+        tmpdir: str | None = "/run/tmp",
+    ) -> subprocess.Popen[str]:
+        """Start one whose instances will be in these states."""
+        self._keepaliveds += 1
+        name = f"keepalived-{self._keepaliveds}"
+        text = "".join(
+            _INSTANCE.format(
+                name=instance,
+                device="down0" if state is State.FAULT else "up0",
+                number=10 * self._keepaliveds + number,
+                priority=255 if state is State.PRIMARY else 100,
+            )
+            for number, (instance, state) in enumerate(instances.items())
+        )
+        (self.files / f"{name}.conf").write_text(text)
+        return self.start(
+            program, "--dont-fork", "--vrrp", "--log-console", "--no-syslog",
+            "--use-file", f"/run/{name}.conf",
+            "--pid", f"/run/{name}.pid", "--vrrp_pid", f"/run/{name}-vrrp.pid",
+            env={} if tmpdir is None else {"TMPDIR": tmpdir},
+        )  # fmt: skip
+
+    def is_master(self) -> bool:
+        """Whether the first address of the first keepalived is held."""
+        return bool(self.run("ip", "-o", "address", "show", "to", "10.9.0.10").stdout)
+
+    def master(self) -> subprocess.Popen[str]:
+        """Start one, and wait until it is master."""
+        process = self.keepalived(MASTER)
+        self.until(self.is_master, WITHIN, "is master")
+        return process
+
+    @contextmanager
+    def network(self) -> Iterator[None]:
+        """Be in this node's network; the files are those of the test."""
+        with (
+            open("/proc/self/ns/net", "rb") as before,
+            open(f"/proc/{self.pid}/ns/net", "rb") as there,
+        ):
+            assert _libc.setns(there.fileno(), _CLONE_NEWNET) == 0
+            try:
+                yield
+            finally:
+                assert _libc.setns(before.fileno(), _CLONE_NEWNET) == 0
+
+    def awaits(self, fact: Callable[[], bool]) -> None:
+        """Wait until keepalived says so."""
+
+        def said() -> bool:
+            with self.network(), suppress(Unknown):
+                return fact()
+            return False
+
+        self.until(said, WITHIN, "keepalived is what it was to be")
+
+    def asked(self, followed: Followed = GROUP) -> Standing:
+        """What keepalived says; on a busy machine it may not answer in time, and is asked again."""
+        for _ in range(20):
+            with suppress(SilenceError):
+                return self.asked_once(followed)
+        raise SilenceError
+
+    def asked_once(self, followed: Followed = GROUP) -> Standing:
+        """What keepalived says, if it answers."""
+        try:
+            with self.network():
+                return standing(followed)
+        except Unknown as error:
+            if "does not answer" in str(error):
+                raise SilenceError from error
+            raise
+
+    def objects(self) -> str | None:
+        """What keepalived has against a purge."""
+        with self.network():
+            return objection()
+
+    def objects_at_last(self) -> str:
+        """The same, where it must not be nothing; on a busy machine it is asked again."""
+        return next(filter(None, (self.objects() for _ in range(20))), "nothing")
+
+    @contextmanager
+    def stopped(self, *processes: int) -> Iterator[None]:
+        """For a while, these do nothing."""
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        until(lambda: {*map(state, processes)} == {"T"}, within=WITHIN, what="they are stopped")
+        try:
+            yield
+        finally:
+            for pid in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def held_up(self, *command: str, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+        """A program that cannot go on, because it writes into a FIFO that is full."""
+        fifo = self.files / "full"
+        os.mkfifo(fifo)
+        full = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(full, bytes(4096))
+        arguments = ["sh", "-c", 'exec "$@" >/run/full 2>&1', "sh", *command]
+        process = self.start(*arguments, env=env)
+        until(lambda: program(process) == "keepalived", within=WITHIN, what="it is started")
+        until(lambda: state(process.pid) == "S", within=WITHIN, what="it waits")
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            os.close(full)
+
+
+class SilenceError(Exception):
+    """keepalived does not answer in time."""
+
+
+@pytest.fixture
+def place(namespaces: None, tmp_path: Path) -> Iterator[Place]:
+    with Place("place", tmp_path) as place:
+        yield place
+
+
+def state(pid: int) -> str:
+    """The state of a process, a letter of proc(5)'s."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def program(process: subprocess.Popen[str]) -> str:
+    """The name of the program that a process runs."""
+    return Path(f"/proc/{process.pid}/exe").readlink().name
+
+
+def child(process: subprocess.Popen[str]) -> int:
+    """The process of keepalived that does the work."""
+
+    def found() -> str:
+        return subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
+        ).stdout
+
+    return int(until(found, within=WITHIN, what="keepalived works"))
+
+
+# -- what it says -------------------------------------------------------------------------------
+
+
+def test_no_keepalived_is_known_for_none(place: Place) -> None:
+    """It is another thing than one that does not answer: nobody objects to anything."""
+    with pytest.raises(NotRunning):
+        place.asked()
+    assert place.objects() is None
+
+
+def test_one_that_was_killed_is_known_for_none(place: Place) -> None:
+    """Whatever it has left in its directory."""
+    process = place.master()
+    pids = process.pid, child(process)
+    with place.stopped(*pids):
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    (place.files / "tmp/keepalived.json").write_text(DUMP)
+    until(lambda: not place.pids("keepalived"), within=WITHIN, what="its processes are gone")
+    with pytest.raises(NotRunning):
+        place.asked()
+
+
+def test_one_in_another_network_is_not_asked(place: Place, tmp_path: Path) -> None:
+    """A keepalived in a container says nothing of this node."""
+    place.master()
+    with Place("elsewhere", tmp_path) as elsewhere, pytest.raises(NotRunning):
+        elsewhere.asked()
+
+
+def test_instances_that_disagree_are_no_state_of_their_group(place: Place) -> None:
+    """A dump names no groups; each instance has its own state, and one that is none has none."""
+    place.keepalived({"VI_1": State.PRIMARY, "VI_2": State.FAULT})
+    place.awaits(lambda: standing(VI_1).state is State.PRIMARY)
+    with pytest.raises(Unknown, match=r"do not agree: VI_1 primary, VI_2 fault$"):
+        place.asked(GROUP)
+    assert place.asked(VI_2).state is State.FAULT
+    with pytest.raises(Unknown, match="says nothing of VI_9"):
+        place.asked(Followed("INSTANCE", "VI_9"))
+
+
+def test_every_keepalived_is_asked_and_one_master_is_enough(place: Place) -> None:
+    """A purge takes the connections of all of them."""
+    place.keepalived(BACKUP)
+    place.awaits(lambda: standing(GROUP).state is State.BACKUP)
+    assert place.objects() is None
+    place.keepalived({"VI_2": State.PRIMARY})
+    place.awaits(lambda: standing(VI_2).state is State.PRIMARY)
+    assert place.asked(VI_1).state is State.BACKUP
+    assert "master of VI_2" in place.objects_at_last()
+
+
+@pytest.mark.parametrize(
+    "tmpdir",
+    [
+        "/run/tmp",
+        "/run/tmp/../tmp/",
+        pytest.param(None, id="not set"),
+        "",
+        "run/tmp",
+    ],
+)
+def test_the_dump_is_read_where_keepalived_writes_it(place: Place, tmpdir: str | None) -> None:
+    """In its TMPDIR or /tmp, among the files that it sees: a service may have its own /tmp."""
+    place.run("mount", "-t", "tmpfs", "none", "/tmp")
+    place.keepalived(MASTER, tmpdir=tmpdir)
+    place.until(place.is_master, WITHIN, "is master")
+    assert "master of VI_1" in place.objects_at_last()
+
+
+@pytest.mark.parametrize("tmpdir", ["/run/missing", "/sys", "/run/keepalived-1.conf"])
+def test_one_that_cannot_write_its_dump_is_not_known(place: Place, tmpdir: str) -> None:
+    """Its state is unknown, which objects to nothing and is no error of ours."""
+    process = place.keepalived(MASTER, tmpdir=tmpdir)
+    child(process)
+    with pytest.raises((Unknown, SilenceError)):
+        place.asked_once()
+    assert place.objects() is None
+
+
+# -- what it does not say -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["parent", "child"])
+def test_one_that_is_stopped_keeps_nobody_waiting(place: Place, which: str) -> None:
+    """A few tens of milliseconds; what it said earlier is not taken for its answer."""
+    process = place.master()
+    dump = place.files / "tmp/keepalived.json"
+    dump.write_text(DUMP)
+    with place.stopped(process.pid if which == "parent" else child(process)):
+        begun = time.monotonic()
+        with pytest.raises(SilenceError):
+            place.asked_once()
+        assert time.monotonic() - begun < 1
+        assert place.objects() is None
+        assert not dump.exists()
+    assert place.asked().state is State.PRIMARY
+
+
+def test_one_that_takes_no_signal_yet_is_not_sent_any(place: Place) -> None:
+    """A real-time signal ends a process that does not know it."""
+    # The dynamic loader's account of itself comes before keepalived's first instruction.
+    with place.held_up("keepalived", "--vrrp", env={"LD_DEBUG": "libs"}) as process:
+        with pytest.raises(Unknown, match="does not take the signal yet"):
+            place.asked()
+        assert process.poll() is None
+
+
+def test_one_without_a_dump_is_not_sent_any_signal(place: Place, tmp_path: Path) -> None:
+    """One that was built without JSON refuses --signum=JSON, and the signal would end it."""
+    sleep = shutil.which("sleep")  # refuses it as well, and would be ended as well
+    assert sleep is not None
+    process = place.start(shutil.copy(sleep, tmp_path / "keepalived"), "100")
+    until(lambda: program(process) == "keepalived", within=WITHIN, what="it is started")
+    with pytest.raises(Unknown, match="no JSON dump"):
+        place.asked()
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize("why", ["upgraded", "in a container"])
+def test_one_whose_program_is_not_there_objects(place: Place, tmp_path: Path, why: str) -> None:
+    """A package upgrade unlinks it, and a container has its own: it runs all the same."""
+    installed = shutil.which("keepalived", path="/usr/sbin:/sbin")
+    assert installed is not None
+    if why == "upgraded":
+        path = Path(shutil.copy(installed, tmp_path / "keepalived"))
+        place.keepalived(MASTER, path)
+        place.until(place.is_master, WITHIN, "is master")
+        path.unlink()
+    else:
+        shutil.copy(installed, place.files / "keepalived")
+        place.keepalived(MASTER, "/run/keepalived")
+        place.until(place.is_master, WITHIN, "is master")
+    assert "master of VI_1" in place.objects_at_last()
+
+
+def test_a_master_objects_whoever_else_is_called_keepalived(place: Place) -> None:
+    """A `keepalived --config-test`, or another asker's `keepalived --signum`, runs for a moment."""
+    place.master()
+    with place.held_up("keepalived", "--config-test", env={"LD_DEBUG": "libs"}):
+        assert "master of VI_1" in place.objects_at_last()
+
+
+# -- what it has not said -----------------------------------------------------------------------
+
+
+def _file(path: Path) -> None:
+    path.write_text(DUMP)
+
+
+def _link(path: Path) -> None:
+    _file(path.with_name("target"))
+    path.symlink_to("target")
+
+
+def _somebody_s(path: Path) -> None:
+    _file(path)
+    os.chown(path, 65534, 65534)
+
+
+@contextmanager
+def planted(dump: Path, make: Callable[[Path], object]) -> Iterator[None]:
+    """Something lies in place of the dump, again as soon as it was removed."""
+    side = dump.with_name("side")
+    make(side)
+    done = threading.Event()
+
+    def plant() -> None:
+        while not done.wait(0.0005):
+            with suppress(FileExistsError):
+                os.link(side, dump, follow_symlinks=False)
+
+    planter = threading.Thread(target=plant)
+    planter.start()
+    try:
+        yield
+    finally:
+        done.set()
+        planter.join()
+
+
+@pytest.mark.parametrize("make", [_link, _somebody_s, os.mkfifo],
+                         ids=["a link", "somebody's file", "a FIFO"])  # fmt: skip
+def test_what_anybody_can_put_in_place_of_the_dump_is_not_believed(
+    place: Place, make: Callable[[Path], object]
+) -> None:
+    """Anybody may write into /tmp: only root's own plain file is keepalived's word."""
+    process = place.keepalived(BACKUP)
+    place.awaits(lambda: standing(VI_1).state is State.BACKUP)
+    dump = place.files / "tmp/keepalived.json"
+    with place.stopped(process.pid):
+        with planted(dump, make), pytest.raises(Unknown, match="cannot be asked"):
+            place.asked()
+        dump.unlink()
+        dump.with_name("side").unlink()
+        # What shows that the test would see it believed: root's own file is.
+        with planted(dump, _file):
+            assert place.asked().state is State.PRIMARY
+
+
+def test_one_that_is_in_no_state_yet_is_not_known(place: Place) -> None:
+    """Between its start and its first state it answers that no instance has any."""
+    process = place.master()
+    text = DUMP.replace('"state": 2', '"state": 0')
+    with (
+        place.stopped(process.pid),
+        planted(place.files / "tmp/keepalived.json", lambda path: path.write_text(text)),
+        pytest.raises(Unknown, match="says nothing of G1 yet"),
+    ):
+        place.asked()
+
+
+@pytest.mark.parametrize("text", ["", "[", DUMP[:-1], "[]x", "{}", "null", "\udcff"])
+def test_half_a_dump_is_no_answer(place: Place, text: str) -> None:
+    """keepalived does not write it at once: whoever reads meanwhile reads again."""
+    process = place.master()
+    with place.stopped(process.pid):
+        half = text.encode(errors="surrogateescape")
+        with (
+            planted(place.files / "tmp/keepalived.json", lambda path: path.write_bytes(half)),
+            pytest.raises(SilenceError),
+        ):
+            place.asked_once()
