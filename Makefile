@@ -1,8 +1,11 @@
 # Everything here needs root: it makes network namespaces and installs what is missing.
-SUDO := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=CI,)
+comma := ,
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=CI$(comma)FTFW_TRANSITION_MACHINES,)
 PYTHON := .venv/bin/python
+# The tests wait more than they work: three at a time on two cores.
+PARALLEL := --numprocesses=3
 
-.PHONY: demo test lint bench
+.PHONY: demo test machines deb lint bench
 
 demo:
 	$(SUDO) tests/lab/prepare .venv
@@ -10,8 +13,16 @@ demo:
 
 test: lint
 	$(SUDO) tests/lab/prepare .venv .venv-oldest
-	$(SUDO) $(PYTHON) -m pytest
-	$(SUDO) .venv-oldest/bin/python -m pytest
+	$(SUDO) $(PYTHON) -m pytest $(PARALLEL)
+	$(SUDO) .venv-oldest/bin/python -m pytest $(PARALLEL)
+
+machines:
+	$(SUDO) tests/lab/prepare .venv
+	$(SUDO) tests/machines/prepare
+	$(SUDO) $(PYTHON) -m pytest tests/machines
+
+deb:
+	$(SUDO) packaging/make-deb
 
 lint:
 	$(SUDO) tests/lab/prepare .venv

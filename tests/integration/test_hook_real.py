@@ -253,7 +253,7 @@ def spoil(firewall: Firewall, kind: str) -> None:
             "empty": b"",
             "NULs": b"\0" * 4096,
             "high bytes": bytes(range(128, 256)) * 16,
-            "NULs amid": text[:900] + b"\0\0" + text[900:],
+            "NULs amid": text.replace(b"PurgeTimeout", b"Purge\0\0Timeout"),
             "Stats only": STATS_ONLY.encode(),
             "General only": GENERAL_ONLY.encode(),
             "syntax error": b"Sync { Mode FTFW { Nonsense } }\n",

@@ -123,7 +123,7 @@ class Pair:
             switch.ip("link add br0 type bridge stp_state 0 mcast_snooping 0", "link set br0 up")
         self._install(self.fw1, 2)
         self._install(self.fw2, 3)
-        self.fw1.plug("eth2", self.fw2, "eth2")
+        self._lay_link()
         self.server.plug("eth0", self._outside, "server")
         self.client.plug("eth0", self._inside, "client")
         self._outside.ip("link set server master br0")
@@ -153,6 +153,9 @@ class Pair:
             f"address add 2001:db8:2::{host}/64 dev eth0 nodad",
             f"address add fd00:10::{host}/64 dev eth1 nodad",
         )
+
+    def _lay_link(self) -> None:
+        self.fw1.plug("eth2", self.fw2, "eth2")
 
     def _address_link(self, firewall: Firewall) -> None:
         firewall.ip(f"address add {DEDICATED_LINK[firewall.name]}/30 dev eth2")

@@ -1,0 +1,206 @@
+"""Pairs of booted machines, each kept for as many tests as leave it as they found it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from .machine import TREES, Disk, Machine, sweep
+from .pair import ROOT, Machines
+
+MEASURED = pytest.StashKey[list[str]]()
+PAIR = pytest.StashKey[Machines]()
+IGNORED = shutil.ignore_patterns(".*", "dist", "__pycache__", "*.egg-info")
+
+Checkout = Callable[[str], Path]
+"""Makes a checkout as git has it, with a version of the Debian package's own if one is named."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trees() -> None:
+    """What machines boot from: fails where the tests are the gate, skips elsewhere."""
+    lacking = None
+    if os.geteuid() != 0:
+        lacking = "machines are containers: run as root"
+    elif not all((TREES / name).is_dir() for name in ("bookworm", "trixie", "builder")):
+        lacking = f"there are no trees in {TREES}: run tests/machines/prepare"
+    if lacking:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(lacking)
+    sweep()
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """Makes checkouts that a build may write into."""
+
+    def make(version: str = "") -> Path:
+        copy = tmp_path_factory.mktemp("checkout") / "ftfw-transition"
+        shutil.copytree(ROOT, copy, ignore=IGNORED)
+        if version:
+            changelog = copy / "packaging/debian/changelog"
+            changelog.write_text(re.sub(r"\(.*?\)", f"({version})", changelog.read_text(), count=1))
+        return copy
+
+    return make
+
+
+Builder = Callable[[str, Path], Path]
+"""Runs `make deb` in a checkout, on a Debian 13 if its tree is named, else here; the package."""
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """Builds packages."""
+
+    def built(tree: str, checkout: Path) -> Path:
+        if tree == "trixie":
+            workdir = tmp_path_factory.mktemp("builder")
+            disk = Disk(workdir / "disk", TREES / "builder")
+            shutil.copytree(checkout, disk.directory / "upper/root/checkout")
+            with Machine("builder", workdir / "machine", disk) as machine:
+                made = machine.nspawn("--pipe", "--chdir=/root/checkout", "make", "deb")
+                assert made.wait(timeout=300) == 0, machine.output(made)
+            checkout = disk.directory / "upper/root/checkout"
+        else:
+            subprocess.run(
+                ["make", "deb"], cwd=checkout, check=True, capture_output=True, timeout=600
+            )
+        (package,) = (checkout / "dist").glob("*.deb")
+        return package
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def deb(checkout: Checkout, build: Builder) -> Callable[[str], Path]:
+    """The package, for the machines of a tree: that of Debian 13 is built on one."""
+    return functools.cache(lambda tree: build(tree, checkout("")))
+
+
+@pytest.fixture(scope="session")
+def newer_deb(checkout: Checkout, build: Builder) -> Callable[[str], Path]:
+    """The next version of it."""
+    return functools.cache(lambda tree: build(tree, checkout("99")))
+
+
+class Kept:
+    """The pair of one kind, made when it is asked for, and kept until it is spent."""
+
+    def __init__(self, make: Callable[[], Machines]) -> None:
+        self._make = make
+        self._stack = contextlib.ExitStack()
+        self._pair: Machines | None = None
+        self.is_new = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.spend()
+
+    def spend(self) -> None:
+        """Let nobody have it any more."""
+        self._pair = None
+        self._stack.close()
+
+    def get(self) -> Machines:
+        """The pair, settled; another one where this one cannot be."""
+        if self._pair is not None:
+            self.is_new = False
+            try:
+                self._pair.settled()
+            except (AssertionError, subprocess.CalledProcessError):
+                self.spend()
+        if self._pair is None:
+            pair = self._stack.enter_context(self._make())
+            self._pair = pair
+            self.is_new = True
+        return self._pair
+
+
+@pytest.fixture(scope="module")
+def kept(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    deb: Callable[[str], Path],
+) -> Iterator[Kept]:
+    """The kept pair of the trees that the parameter names: `bookworm`, or `bookworm-trixie`."""
+    first, _, second = request.param.partition("-")
+
+    def make() -> Machines:
+        trees = (first, second or first)
+        return Machines(tmp_path_factory.mktemp("pair"), trees, deb(request.param))
+
+    with Kept(make) as kept:
+        yield kept
+
+
+@pytest.fixture
+def pair(kept: Kept, request: pytest.FixtureRequest) -> Machines:
+    """Two machines, set up as the README says: one is primary, one is its backup."""
+    pair = kept.get()
+    request.node.stash[PAIR] = pair
+    if kept.is_new:
+        pair.set_up()
+    return pair
+
+
+@pytest.fixture
+def last_pair(kept: Kept, pair: Machines) -> Iterator[Machines]:
+    """The same, for a test after which it is no pair any more."""
+    yield pair
+    kept.spend()
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> list[str]:
+    """Lines for the end of the report."""
+    return request.config.stash.setdefault(MEASURED, [])
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, object, None]:
+    """Add what the machines have to tell, while they are still there."""
+    outcome = yield
+    report: pytest.TestReport = outcome.get_result()  # type: ignore[attr-defined]  # pluggy.Result
+    pair = item.stash.get(PAIR, None)
+    if report.failed and call.when != "teardown" and pair is not None:
+        try:
+            told = pair.report()
+        except Exception as error:  # noqa: BLE001  # the first failure is the one to be explained
+            told = f"the machines cannot tell: {error!r}"
+        report.sections.append(("the pair", told))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what was measured."""
+    for line in config.stash.get(MEASURED, []):
+        terminalreporter.write_line(line)
+
+
+def pytest_report_collectionfinish() -> list[str]:
+    """Say what is under test: the kernel that all share, and the daemons of each tree."""
+    return [f"Linux {platform.release()}", *map(_versions, ("bookworm", "trixie"))]
+
+
+def _versions(tree: str) -> str:
+    result = subprocess.run(
+        ["dpkg-query", f"--root={TREES / tree}", "--show",
+         "--showformat=${Package} ${Version}, ", "keepalived", "conntrackd", "systemd"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return f"{tree}: {result.stdout.rstrip(', ') or 'missing'}"

@@ -1,0 +1,300 @@
+"""Two booted Debian machines, set up as the README says, and what happens to a pair in its life."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.firewall import ONE_MORE
+from tests.lab.node import ENVIRONMENT, stays
+
+from .machine import Machine
+from .pair import ALL_ALIVE, Live, Machines
+
+# What the operator's own commands have put there, and what daemons and apt keep for themselves.
+OF_OTHERS = (
+    "/root/",
+    "/etc/conntrackd/conntrackd.conf",
+    "/etc/keepalived/keepalived.conf",
+    "/etc/modules-load.d/ftfw.conf",
+    "/etc/sysctl.d/ftfw.conf",
+    "/etc/systemd/system/sysinit.target.wants/nftables.service",
+    "/etc/iproute2",  # keepalived's
+    "/tmp/keepalived.json",  # keepalived's, of whose state somebody has asked
+    "/var/lib/apt/",
+    "/var/lib/systemd/",
+)
+UNITS = ("nftables", "conntrackd", "ftfw-transition", "keepalived")
+EXPOSURE_TENTHS = 30
+"""systemd-analyze's measure: 2.8 of 10 is what reading others' /proc and netlink cost."""
+
+on_both = pytest.mark.parametrize("kept", ["bookworm", "trixie"], indirect=True, scope="module")
+on_each = pytest.mark.parametrize(
+    "kept", ["bookworm", "trixie", "bookworm-trixie"], indirect=True, scope="module"
+)
+
+
+def took_over(machine: Machine, before: int, within: float = 30) -> dict[str, Any]:
+    """Wait for the record of a promotion that is not among the first `before`; that record."""
+
+    def promoted() -> list[dict[str, Any]]:
+        events = machine.events("transition.finished")[before:]
+        return [event for event in events if event["state"] == "primary"]
+
+    return machine.until(promoted, within, "takes over")[-1]
+
+
+def fails_over(pair: Machines, harm: Callable[[Machine], object]) -> tuple[Machine, Machine, Live]:
+    """Open connections, do harm to the primary, and see that the other has and keeps them all."""
+    primary, backup = pair.settled()
+    before = len(backup.events("transition.finished"))
+    live = pair.open()
+
+    harm(primary)
+
+    record = took_over(backup, before)
+    assert record["recovered"] == record["expected"] >= sum(ALL_ALIVE)
+    assert record["outcome"] in ("ok", "degraded")
+    assert live.alive() == ALL_ALIVE
+    return primary, backup, live
+
+
+@on_each
+def test_the_commands_of_the_readme_make_a_pair(pair: Machines) -> None:
+    """fw-1 is primary and fw-2 its backup, both well, and all of it is there after a boot too."""
+    assert pair.settled() == pair.both
+    for machine in pair.both:
+        for unit in UNITS:
+            assert machine.run("systemctl", "is-enabled", unit).stdout == "enabled\n"
+            assert machine.show(unit, "ActiveState") == "active"
+        assert machine.run("systemctl", "is-system-running").stdout == "running\n"
+        outcomes = {event["outcome"] for event in machine.events("transition.finished")}
+        assert outcomes <= {"ok", "superseded"}
+
+
+@on_each
+def test_connections_outlive_a_keepalived_that_is_stopped(pair: Machines) -> None:
+    """And come back with it as a backup; both journals have the story."""
+    primary, backup, live = fails_over(
+        pair, lambda primary: primary.shell("systemctl stop keepalived")
+    )
+    assert backup.stands("primary")
+    primary.until(lambda: primary.stands("stop"), 10, "has recorded the stop")
+    assert primary.events("transition.finished")[-1]["cause"].endswith("STOP 0")
+
+    primary.shell("systemctl start keepalived")
+
+    assert pair.settled() == (backup, primary)
+    assert primary.events("transition.finished")[-1]["state"] == "backup"
+    assert live.finish() == ALL_ALIVE
+
+
+@on_each
+def test_connections_outlive_the_loss_of_a_link(pair: Machines) -> None:
+    """One side of the primary is dead: the other firewall takes both, and keeps them."""
+    primary, backup, live = fails_over(pair, lambda primary: primary.cut("eth1"))
+    assert backup.stands("primary")
+    primary.until(lambda: primary.last()["state"] == "fault", 10, "has recorded the fault")
+
+    primary.mend("eth1")
+
+    assert pair.settled() == (backup, primary)
+    assert live.finish() == ALL_ALIVE
+
+
+@on_each
+def test_connections_outlive_a_primary_that_loses_its_power(pair: Machines) -> None:
+    """It boots again as the backup, in sync, without a hand."""
+    primary, backup, live = fails_over(pair, pair.power_off)
+
+    machine = pair.switch_on(primary)
+
+    assert pair.settled() == (backup, machine)
+    assert live.alive() == ALL_ALIVE
+    assert machine.external() >= sum(ALL_ALIVE)
+    assert live.finish() == ALL_ALIVE
+
+
+@on_both
+def test_a_flow_that_is_not_replicated_is_made_anew_by_its_next_packet(pair: Machines) -> None:
+    """UDP is none of the filter's protocols: the new primary learns of it from its client."""
+
+    def flows(machine: Machine) -> str:
+        return machine.run("conntrack", "-L", "-p", "udp", "--orig-src", "10.10.0.10").stdout
+
+    primary, backup = pair.settled()
+    before = len(backup.events("transition.finished"))
+    pair.start_echo()
+    assert pair.echo("before") == "before"
+    assert flows(primary)
+
+    primary.shell("systemctl stop keepalived")
+    took_over(backup, before)
+
+    assert not flows(backup)
+    assert pair.echo("after") == "after"
+    assert flows(backup)
+    primary.shell("systemctl start keepalived")
+
+
+@on_both
+@pytest.mark.parametrize("role", ["primary", "backup"])
+@pytest.mark.parametrize(
+    "harm", ["systemctl restart conntrackd", "systemctl kill --signal=KILL conntrackd"]
+)
+def test_a_conntrackd_that_is_started_anew_is_brought_back_in_sync(
+    pair: Machines, role: str, harm: str
+) -> None:
+    """Stopped or killed, on either machine: the backup holds everything again, by itself."""
+    live = pair.open()
+    primary, backup = pair.settled()
+    machine = primary if role == "primary" else backup
+    lost = len(machine.events("sync.lost"))
+    before = machine.main_pid("conntrackd")
+
+    machine.shell(harm)
+
+    machine.until(
+        lambda: machine.main_pid("conntrackd") not in (0, before), 20, "a new conntrackd runs"
+    )
+    machine.until(lambda: len(machine.events("sync.lost")) > lost, 20, "the loss is seen")
+    assert pair.settled() == (primary, backup)
+    backup.until(lambda: backup.external() >= sum(ALL_ALIVE), 20, "has a copy of each again")
+    assert live.finish() == ALL_ALIVE
+
+
+@on_both
+def test_what_is_done_to_the_follower_of_a_live_primary_disturbs_nothing(
+    pair: Machines, newer_deb: Callable[[str], Path]
+) -> None:
+    """A new version, a restart, a crash: conntrackd is asked nothing, every connection lives."""
+
+    def renewed(line: str) -> None:
+        before = len(primary.events("transition.finished"))
+        primary.shell(line)
+        records = primary.until(
+            lambda: primary.events("transition.finished")[before:], 20, f"follows after: {line}"
+        )
+        assert [(record["state"], record["outcome"], record["steps"]) for record in records] == [
+            ("primary", "ok", [])
+        ]
+        assert primary.show("ftfw-transition", "ActiveState") == "active"
+        assert primary.show("ftfw-transition", "StatusText").startswith("primary: ok")
+
+    live = pair.open()
+    primary, _ = pair.settled()
+    package = newer_deb(primary.disk.tree.name.partition("-")[0])
+    primary.path("/root/newer.deb").write_bytes(package.read_bytes())
+    said = primary.shell("cat /var/log/conntrackd.log")
+
+    renewed("apt-get install -y ./newer.deb")
+    assert primary.shell("ftfw-transition --version") == "ftfw-transition 0.1.0\n"
+    renewed("systemctl restart ftfw-transition")
+    renewed("systemctl kill --signal=KILL ftfw-transition")
+    primary.shell("systemctl reload ftfw-transition")
+
+    # Longer than the follower takes from one look at conntrackd to the next.
+    stays(
+        lambda: primary.shell("cat /var/log/conntrackd.log") == said,
+        seconds=6, what="conntrackd is asked nothing",
+    )  # fmt: skip
+    assert live.finish() == ALL_ALIVE
+
+
+@on_both
+def test_a_keepalived_that_reads_its_file_again_disturbs_nothing(pair: Machines) -> None:
+    """One more address, and away with it: no transition, and every connection lives."""
+    live = pair.open()
+    primary, backup = pair.settled()
+    records = len(primary.events("transition.finished"))
+
+    primary.shell(
+        "cp /etc/keepalived/keepalived.conf before\n"
+        "sed -i '0,/virtual_ipaddress_excluded {/s//&\\n"
+        f"        {ONE_MORE}\\/32/' /etc/keepalived/keepalived.conf\n"
+        "systemctl reload keepalived"
+    )
+    primary.until(lambda: primary.holds(ONE_MORE), 10, "has read its file again")
+    primary.shell("mv before /etc/keepalived/keepalived.conf\nsystemctl reload keepalived")
+    primary.until(lambda: not primary.holds(ONE_MORE), 10, "has read it once more")
+
+    assert pair.settled() == (primary, backup)
+    later = primary.events("transition.finished")[records:]
+    assert [step for record in later for step in record["steps"] if step["attempts"]] == []
+    assert live.finish() == ALL_ALIVE
+
+
+@on_both
+def test_connections_outlive_a_keepalived_that_is_restarted(pair: Machines) -> None:
+    """Whoever is primary afterwards, the pair is whole."""
+    live = pair.open()
+    primary, _ = pair.settled()
+    before = primary.main_pid("keepalived")
+
+    primary.shell("systemctl restart keepalived")
+
+    assert primary.main_pid("keepalived") != before
+    pair.settled()
+    assert live.finish() == ALL_ALIVE
+
+
+@on_both
+def test_the_follower_does_all_it_has_to_within_what_its_unit_lets_it(
+    pair: Machines, measured: list[str]
+) -> None:
+    """Nothing was refused to it, whatever happened so far; and not much is left to tighten."""
+    for machine in pair.both:
+        assert machine.shell("journalctl --quiet -t ftfw-transition-stderr -o cat") == ""
+        exposure = machine.shell("systemd-analyze security --no-pager ftfw-transition | tail -n 1")
+        measured.append(f"{machine.disk.tree.name}: {exposure.strip()}")
+        machine.run(
+            "systemd-analyze", "security", f"--threshold={EXPOSURE_TENTHS}", "ftfw-transition"
+        )
+
+
+@on_both
+def test_a_package_that_is_removed_leaves_nothing_running_and_purged_nothing_behind(
+    last_pair: Machines,
+) -> None:
+    """keepalived and conntrackd go on without it, and can be started anew; connections live."""
+    live = last_pair.open()
+    primary, backup = last_pair.settled()
+    daemons = ("keepalived", "conntrackd")
+    before = [primary.main_pid(unit) for unit in daemons]
+
+    primary.shell("apt-get remove -y ftfw-transition")
+
+    assert primary.run("pgrep", "--full", "ftfw-transition", check=False).stdout == ""
+    assert primary.show("ftfw-transition", "LoadState") == "not-found"
+    assert primary.show("ftfw-transition", "ActiveState") == "inactive"
+    assert [primary.main_pid(unit) for unit in daemons] == before
+    assert [primary.show(unit, "DropInPaths") for unit in daemons] == ["", ""]
+    assert [primary.show(unit, "NeedDaemonReload") for unit in daemons] == ["no", "no"]
+    assert live.alive() == ALL_ALIVE
+
+    primary.shell("apt-get purge -y ftfw-transition")
+
+    left = primary.files() - last_pair.files[primary.name]
+    assert {path for path in left if not path.startswith(OF_OTHERS)} == set()
+    assert primary.shell("find /run -name '*ftfw*'") == ""
+    assert primary.shell("systemctl list-units --all --plain --no-legend 'ftfw*'") == ""
+
+    for unit in daemons:
+        primary.shell(f"systemctl restart {unit}")
+        assert primary.show(unit, "ActiveState") == "active"
+    backup.until(lambda: backup.stands("primary"), 20, "takes over")
+    assert live.finish() == ALL_ALIVE
+
+
+def test_lintian_has_nothing_to_say_about_the_package(deb: Callable[[str], Path]) -> None:
+    """At its default level, as a Debian developer would run it."""
+    lintian = subprocess.run(
+        ["lintian", "--allow-root", deb("bookworm")],
+        capture_output=True, text=True, check=False, env=ENVIRONMENT,
+    )  # fmt: skip
+
+    assert (lintian.returncode, lintian.stdout) == (0, "")
