@@ -125,13 +125,9 @@ class Daemon(NamedTuple):
         """
         if self.conf is None or self.conf.socket is None:
             raise Unstartable(f"{self.config} names no UNIX Path: no client can reach conntrackd")
-        pids = list(living_daemons())
-        if pids:
-            raise Unstartable(
-                f"conntrackd (pid {pids[0]}) lives: end it, or, if {self.conf.socket} is not its "
-                f"socket, mend the UNIX Path of {self.config}"
-            )
         lock_file = self.conf.lock_file
+        if os.path.isfile(lock_file):
+            self._check_alone()
         if not os.path.isfile(lock_file) or not _nobody_listens(self.conf.socket):
             return ""
         try:
@@ -142,8 +138,17 @@ class Daemon(NamedTuple):
             raise Unstartable(f"stale lock {lock_file}: {error.strerror}") from error
         return f"stale lock {lock_file} removed"
 
+    def _check_alone(self) -> None:
+        pid = next(living_daemons(), None)
+        if pid is not None:
+            raise Unstartable(
+                f"conntrackd (pid {pid}) lives: end it, or, if it has another socket than this "
+                f"one, mend the UNIX Path of {self.config}"
+            )
+
     def start(self) -> tuple[str, str]:
         """Start the daemon; the command, and what had to be done first. Raises Unstartable."""
+        self._check_alone()
         removed = self.unlock()
         by_unit = _unit_runs(self.config)
         if by_unit:

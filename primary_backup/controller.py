@@ -351,7 +351,9 @@ class _Invocation:
         }
         self._ended = verdict.outcome
         line = self._emit("transition.finished", event)
-        proven = verdict.outcome is Outcome.OK and bool(self._steps)
+        # A purge that is made up for is not all that a backup wants.
+        whole = bool(self._steps) and self._intent.kind is not Kind.PURGE
+        proven = verdict.outcome is Outcome.OK and whole
         self._history.finish(line, verdict.outcome, proven=proven)
         return Ending(verdict.outcome, event, line, tuple(self._trouble))
 

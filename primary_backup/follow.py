@@ -5,25 +5,25 @@ pause at once.
 """
 
 import contextlib
-import math
 import os
 import select
 import signal
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from primary_backup.conf import ConfError
 from primary_backup.controller import Emit, Intent, Kind, Settings, enter, read_conf
 from primary_backup.fifo import Fifo
-from primary_backup.keepalived import NotRunning, Standing, Unknown, standing
+from primary_backup.inbox import Inbox, Word
+from primary_backup.keepalived import NotRunning, Standing, Unknown, standing, writes
 from primary_backup.notify import Followed
-from primary_backup.plan import State
-from primary_backup.proc import TICKS_PER_SECOND, Birth, boot_seconds, born
+from primary_backup.plan import PURGES, State
+from primary_backup.proc import boot_seconds
 from primary_backup.proof import Outcome
 from primary_backup.request import Halted
-from primary_backup.rundir import RunDir, Unusable
+from primary_backup.rundir import Memory, RunDir, Unusable
 from primary_backup.service import Service
+from primary_backup.tenure import Tenure
 from primary_backup.turn import Caller
 from primary_backup.upkeep import LOOK_SECONDS, Upkeep
 from primary_backup.watch import Pace
@@ -32,63 +32,6 @@ FIFO_SECONDS = 0.25
 """How long it takes to notice that keepalived has made its FIFO anew."""
 STOP_SECONDS = 0.2
 """keepalived signals a follower of its own first, and then writes its STOP lines."""
-
-
-class Word(NamedTuple):
-    """What keepalived said last, and what it may have said before unheard."""
-
-    intent: Intent
-    birth: Birth
-
-
-class Inbox:
-    """The FIFO's words, of which only the newest counts."""
-
-    def __init__(self, fifo: Fifo, followed: Followed) -> None:
-        self.fifo = fifo
-        self._followed = followed
-        self._pid, self.started = os.getpid(), born().ticks
-        self._last = Birth(0, self._pid)
-        self._master = False
-        self.waiting: Word | None = None
-        self.lost = False
-        """Whether there may have been words, newer than these, that found the FIFO full."""
-
-    def birth(self) -> Birth:
-        """How old a word is that is read now: younger than every one that was acted upon."""
-        now = int(boot_seconds() * TICKS_PER_SECOND)
-        return Birth(max(now, self._last.ticks + 1), self._pid)
-
-    def look(self) -> Word | None:
-        """Read all there is; the newest word that nobody has acted upon yet."""
-        lines = self.fifo.lines()
-        self.lost = self.lost or self.fifo.overflowed
-        for line in lines:
-            said = self._followed.read_line(line)
-            if said is None or (said.reassert and not self._master):
-                continue
-            self._master = said.state is State.PRIMARY
-            kind = Kind.REASSERT if said.reassert else Kind.BECOME
-            if said.reassert and self.waiting is not None:
-                continue  # a promotion that nobody has begun yet
-            cause = f"keepalived: {line.decode(errors='replace')}"
-            self.put(Intent(said.state, cause, kind))
-        return self.waiting
-
-    def put(self, intent: Intent) -> None:
-        """Let this be the newest word."""
-        before = self.waiting.intent if self.waiting is not None else None
-        if before is not None and (before.stepped_down or before.state is not State.PRIMARY):
-            intent = intent._replace(stepped_down=True)
-        self._master = intent.state is State.PRIMARY
-        self.waiting = Word(intent, self.birth())
-
-    def take(self) -> Word | None:
-        """The newest word, which from now on is acted upon."""
-        word, self.waiting = self.waiting, None
-        if word is not None:
-            self._last = word.birth
-        return word
 
 
 class Follower:
@@ -120,7 +63,13 @@ class Follower:
         self._unanswered = ""
         self._questions = Pace()
         self._stopped = False
-        self._tenure_due = False
+        self._tenure = Tenure(settings.run_dir)
+        self._compared = ""
+        self._unheard = 0
+        self._refused: Intent | None = None
+        self._rival: Intent | None = None
+        self._retries = Pace()
+        self._rivals = Pace()
         self._next_look = 0.0
 
     def _hang_up(self, _number: int, _frame: object) -> None:
@@ -145,9 +94,9 @@ class Follower:
                 self._inbox.lost = False
                 self._catch_up("the FIFO was full: words may have been lost")
             word = self._inbox.take()
-            if word is not None:
+            if word is not None and not self._is_too_often(word.intent):
                 self._act(word)
-            elif not self._stopped and time.monotonic() >= self._next_look:
+            elif time.monotonic() >= self._next_look:
                 self._next_look = time.monotonic() + LOOK_SECONDS
                 self._look()
             if self._inbox.waiting is None:
@@ -156,8 +105,7 @@ class Follower:
 
     def _left(self) -> float:
         """Seconds until there is something to do, though nobody says a word."""
-        look = math.inf if self._stopped else self._next_look - time.monotonic()
-        return min(look, self._service.patience_seconds)
+        return min(self._next_look - time.monotonic(), self._service.patience_seconds)
 
     def _wait(self, seconds: float) -> None:
         """Sleep until there is something in the FIFO, or a signal."""
@@ -165,6 +113,17 @@ class Follower:
         ready, _, _ = select.select([self._inbox.fifo.fileno(), self._awake], [], [], seconds)
         if self._awake in ready:
             os.read(self._awake, 4096)
+
+    def _is_too_often(self, intent: Intent) -> bool:
+        """Whether a rival speaks all the time: keepalived writes a line for each of its adverts."""
+        if intent.kind is not Kind.REASSERT or intent is self._rival:
+            return False
+        now = time.monotonic()
+        if self._rivals.allows(now):
+            self._rivals.take(now)
+            return False
+        self._rival = intent
+        return True
 
     def _end(self) -> None:
         """Read STOP, if keepalived ends as well; what else is there is left to the next one."""
@@ -196,7 +155,11 @@ class Follower:
         except ConfError as error:
             self._event("conf.read", Outcome.DEGRADED, str(error))
         else:
-            self._event("conf.read", Outcome.OK, f"{self._settings.config} is in force")
+            self._event(
+                "conf.read",
+                Outcome.OK,
+                f"{self._settings.config} can be read: the next word goes by it",
+            )
 
     def _look(self) -> None:
         """With nothing else to do: ask what was not answered, and see to the daemon."""
@@ -205,31 +168,82 @@ class Follower:
             self._questions.take(now)
             self._catch_up("asked again")
             return
-        if self._tenure_due:
-            self._tenure_due = False
-            self._keep_tenure()
-        intent = self._upkeep.look()
-        if intent is not None:
-            self._inbox.put(intent)
+        if self._is_deaf():
+            self._ask_for_word()
+        elif self._stopped:
+            return
+        elif self._refused is not None:
+            if self._retries.allows(now):
+                self._inbox.put(self._refused)
+        elif self._rival is not None and self._rivals.allows(now):
+            self._rivals.take(now)
+            self._inbox.put(self._rival)
+        else:
+            intent = self._compare() or self._upkeep.look()
+            if intent is not None:
+                self._inbox.put(intent)
 
-    def _keep_tenure(self) -> None:
-        """Note of which tenure of keepalived's the last transition was: a reload changes dates."""
-        with contextlib.suppress(Unknown, Unusable, OSError):  # then the dates decide
-            said = standing(self._followed)
-            with contextlib.closing(RunDir(self._settings.run_dir)) as run_dir:
-                memory = run_dir.recall()
-                if self._inbox.look() is None and memory.state == said.state.value:
-                    run_dir.keep_tenure(memory.transition, said.tenure)
-
-    def _since(self, said: Standing) -> float:
-        """Since when keepalived has been in its state: for ever, if it never left the tenure."""
+    def _memory(self) -> Memory:
+        """What the last transition left, this follower's or anybody else's."""
         with (
             contextlib.suppress(Unusable),  # every transition says so
             contextlib.closing(RunDir(self._settings.run_dir)) as run_dir,
         ):
-            if run_dir.is_tenure(run_dir.recall().transition, said.tenure):
-                return 0.0
-        return said.since
+            return run_dir.recall()
+        return Memory()
+
+    def _compare(self) -> Intent | None:
+        """Compare the last transition, once, with keepalived's own word; what follows from it.
+
+        They differ where somebody typed another word on a node that has been primary all along.
+        """
+        memory = self._memory()
+        now = time.monotonic()
+        if memory.transition == self._compared or not self._questions.allows(now):
+            return None
+        try:
+            said = standing(self._followed)
+        except Unknown:
+            self._questions.take(now)
+            return None
+        if self._inbox.look() is not None:
+            return None
+        self._compared = memory.transition
+        if memory.state == said.state.value:
+            self._tenure.keep(said)
+            return None
+        return self._returned(said, memory)
+
+    def _returned(self, said: Standing, memory: Memory) -> Intent | None:
+        """What a primary does of which somebody has said something else meanwhile."""
+        typed = memory.state in {state.value for state in PURGES}
+        if said.state is not State.PRIMARY or not typed or not self._tenure.is_unbroken(said):
+            return None
+        if boot_seconds() < memory.purge_due:
+            return None  # somebody meant it, and used force
+        why = f"keepalived says primary, and has all along; {memory.state} was not its word"
+        return Intent(State.PRIMARY, why, Kind.REFRESH)
+
+    def _is_deaf(self) -> bool:
+        """Whether a keepalived runs, at two looks in a row, that does not write into our FIFO."""
+        heard = writes(self._inbox.fifo.fileno()) is not False
+        self._unheard = 0 if heard else self._unheard + 1
+        return self._unheard > 1
+
+    def _ask_for_word(self) -> None:
+        """Ask for what nobody writes; only a change is acted upon."""
+        path = self._inbox.fifo.path
+        why = f"keepalived does not write into {path}: name it in vrrp_notify_fifo, and reload it"
+        try:
+            said = standing(self._followed)
+        except Unknown as error:
+            why = f"{why}; {error}"
+        else:
+            if self._memory().state != said.state.value:
+                self._inbox.put(Intent(said.state, why, Kind.RECALL, said.since))
+        if why != self._unanswered:
+            self._event("keepalived.asked", Outcome.DEGRADED, why)
+        self._unanswered = why
 
     # -- words ------------------------------------------------------------------------------
 
@@ -255,7 +269,10 @@ class Follower:
         self._event("keepalived.asked", Outcome.OK, said)
         waiting = self._inbox.look()
         if waiting is None or waiting.intent.state is not state:
-            self._inbox.put(Intent(state, said, Kind.RECALL, self._since(stands)))
+            memory = self._memory()
+            since = self._tenure.since(stands, memory)
+            recalled = Intent(state, said, Kind.RECALL, since)
+            self._inbox.put(self._returned(stands, memory) or recalled)
 
     def _unfinished(self) -> Intent | None:
         """What a killed process of before has not finished."""
@@ -275,6 +292,8 @@ class Follower:
             self._service.alive()
             waiting = self._inbox.look()
             if waiting is None:
+                if running.state is not State.PRIMARY and self._inbox.fifo.is_replaced():
+                    return "superseded by what the FIFO holds, which was made anew"
                 return None
             if waiting.intent.state is running.state and not waiting.intent.stepped_down:
                 return None
@@ -289,11 +308,19 @@ class Follower:
             interrupt=self._interrupt,
             leaves_unfinished=True,
         )
-        event = enter(running, self._settings, self._emit, caller).event
+        ending = enter(running, self._settings, self._emit, caller)
+        event = ending.event
         self._show()
+        superseded = ending.outcome is Outcome.SUPERSEDED and self._inbox.waiting is None
+        if superseded and self._inbox.fifo.is_replaced():
+            self._inbox.put(running)  # until the new one says more
+        begun = event["steps"] or self._signals
+        self._refused = running if ending.outcome is Outcome.FAILED and not begun else None
+        if self._refused is not None:
+            self._retries.take(time.monotonic())
+        self._rival = None
         self._service.say(STATUS=f"{event['state']}: {event['outcome']} – {event['reason']}")
         self._stopped = running.state is State.STOP
-        self._tenure_due = True
         self._next_look = 0.0  # the first look is what the next ones are compared with
 
     def _interrupt(self) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from primary_backup.commit import Earlier
-from primary_backup.plan import State, Step, When
+from primary_backup.plan import PURGES, State, Step, When
 from primary_backup.proc import TICKS_PER_SECOND, boot_id, boot_seconds
 from primary_backup.proof import Kernel, Outcome
 from primary_backup.rundir import Memory, RunDir, Ticket
@@ -117,6 +117,7 @@ class History:
             ended=_UNDER_WAY,
             began=time.time(),
             silent=False,
+            held=self._memory.held and self._ticket.state in PURGES,
         )
         commits = any(step.name == "commit" for step in steps)
         promoted = self._ticket.state is State.PRIMARY
@@ -129,6 +130,9 @@ class History:
                 inserted=None,
                 entries=None,
             )
+        elif promoted and not commits and memory.committed:
+            # The entries are live: whatever becomes of this, there is no commit left to judge.
+            memory = memory._replace(inserted=None, entries=None)
         self._memory = memory
         self._begun = True
         self._write()

@@ -41,8 +41,10 @@ class Standing(NamedTuple):
     state: State
     since: float
     """Seconds of the wall clock; a reload dates it anew."""
-    tenure: str
-    """What is another one whenever this state was left, and entered again."""
+    births: tuple[int, ...]
+    """Of each keepalived, in ticks."""
+    promotions: dict[str, int]
+    """How often each instance has become master."""
 
 
 def standing(followed: Followed) -> Standing:
@@ -61,9 +63,28 @@ def standing(followed: Followed) -> Standing:
     state = states.pop() if states else None
     if state is None:
         raise Unknown(f"keepalived says nothing of {followed.name} yet")
-    births = ",".join(str(parent.ticks) for parent in parents)
-    promotions = ",".join(f"{each.name}={each.promotions}" for each in said)
-    return Standing(state, max(each.since for each in said), f"{births} {state.value} {promotions}")
+    return Standing(
+        state,
+        max(each.since for each in said),
+        tuple(parent.ticks for parent in parents),
+        {each.name: each.promotions for each in said},
+    )
+
+
+def writes(fifo: int) -> bool | None:
+    """Whether keepalived has that FIFO open, by our descriptor; None where none runs."""
+    ours = os.fstat(fifo)
+    pids = list(running("keepalived"))
+    if not pids:
+        return None
+    return any(os.path.samestat(found, ours) for pid in pids for found in _opened(pid))
+
+
+def _opened(pid: int) -> Iterator[os.stat_result]:
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                yield os.stat(f"/proc/{pid}/fd/{name}")
 
 
 def objection() -> str | None:

@@ -213,7 +213,7 @@ LOOK = Step(
 def refresh(state: State, replication: Replication | None) -> tuple[Step, ...]:
     """What brings a node in that state back in sync, when its daemon or its peer came back.
 
-    A primary commits and flushes nothing: the entries are live. A backup's caches are made anew.
+    A primary commits and flushes nothing: the entries are live. A backup asks for everything anew.
     """
     if state is State.PRIMARY:
         again = plan(state, replication, again=True)

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from primary_backup.plan import State
 from primary_backup.proc import Birth, boot_id, look
@@ -193,16 +193,16 @@ class RunDir:
         with contextlib.suppress(OSError):  # not there, or a file system gone read-only
             os.unlink("promotion", dir_fd=self._fd)
 
-    def keep_tenure(self, transition: str, tenure: str) -> None:
-        """Note in which tenure of keepalived's a transition has ended; raises OSError."""
-        self._write("tenure", f"{transition} {tenure}")
+    def keep_tenure(self, tenure: Any) -> None:
+        """Keep what keepalived was seen to be in, any JSON value; raises OSError."""
+        self._write("tenure.json", json.dumps(tenure))
 
-    def is_tenure(self, transition: str, tenure: str) -> bool:
-        """Whether it was that one, so that no word was missed since."""
+    def tenure(self) -> Any:
+        """What it was seen to be in last; None if nothing is known."""
         try:
-            return self._read("tenure") == f"{transition} {tenure}"
+            return json.loads(self._read("tenure.json"))
         except (OSError, ValueError):
-            return False
+            return None
 
     def try_lock(self, ticket: Ticket) -> bool:
         """Take the lock if it is free; the kernel frees it when this process dies."""
@@ -227,7 +227,8 @@ class RunDir:
     def recall(self) -> Memory:
         """What earlier transitions left; nothing of another boot, nothing from a broken file."""
         try:
-            memory = Memory(**json.loads(self._read("memory.json")))
+            said = json.loads(self._read("memory.json"))
+            memory = Memory(**{name: said[name] for name in Memory._fields if name in said})
         except (OSError, ValueError, TypeError):
             return Memory()
         return memory if memory.boot == boot_id() else Memory()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from primary_backup.conf import ConfError
 from primary_backup.conntrackd import Daemon
 from primary_backup.controller import Intent, Kind, Settings, read_conf, replication
-from primary_backup.plan import State
+from primary_backup.plan import PURGES, State
 from primary_backup.proc import boot_seconds
 from primary_backup.proof import Outcome
 from primary_backup.request import Halted, Refused, Unanswered, Unreached
@@ -32,7 +32,7 @@ class Upkeep:
         self._settings = settings
         self._event = event
         self._interrupt = interrupt
-        self._pace = Pace()
+        self._paces = {need: Pace() for need in Need}
         self._since = ""
         self._watch: Watch | None = None
         self._flushes: int | None = None
@@ -58,10 +58,11 @@ class Upkeep:
             return None
         self._unseen = ""
         now = boot_seconds()
-        if need is None or not self._pace.allows(now):
+        if need is None or not self._paces[need].allows(now):
             return None
-        self._pace.take(now)
-        self._event("sync.lost", Outcome.DEGRADED, need.value)
+        self._paces[need].take(now)
+        outcome = Outcome.OK if need is Need.PURGE else Outcome.DEGRADED
+        self._event("sync.lost", outcome, need.value)
         return Intent(State(memory.state), need.value, _KINDS.get(need, Kind.REFRESH))
 
     def _need(self, memory: Memory) -> Need | None:
@@ -75,7 +76,7 @@ class Upkeep:
                     tuple(memory.daemon) if memory.daemon is not None else None,
                     finished=memory.ended in _FINISHED,
                     silent=memory.silent,
-                    held=memory.held,
+                    held=memory.held and State(memory.state) in PURGES,
                     kept=memory.kept,
                     answers=replicated is not None and replicated.sends_bulks,
                 )

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from primary_backup.controller import Kind
 from primary_backup.fifo import Fifo
-from primary_backup.follow import Inbox
+from primary_backup.inbox import Inbox
 from primary_backup.notify import STATES, Followed
 from primary_backup.plan import State
 from primary_backup.proc import TICKS_PER_SECOND, boot_id, boot_seconds
@@ -922,6 +922,32 @@ def test_a_broken_configuration_ends_no_follower(
     node.configure("Mode FTFW { }")
     follower.say("MASTER")
     assert follower.finished(3)["outcome"] == "ok"
+
+
+def test_a_word_that_was_refused_is_tried_again_once_the_cause_is_mended(
+    node: Node, follower: Follower
+) -> None:
+    """keepalived says it once: nobody else would make this node a backup."""
+    node.config.write_text("Sync {")
+    node.on("-s", 'refuse "syntax error"')
+    follower.say("BACKUP")
+    assert follower.finished(1)["outcome"] == "failed"
+    (node.world / "on" / "-s").unlink()
+    node.configure("Mode FTFW { }")
+    event = follower.finished(2)
+    assert (event["state"], event["outcome"]) == ("backup", "ok")
+    assert "-n" in node.asked
+
+
+def test_a_rival_that_never_yields_is_answered_now_and_then(node: Node, follower: Follower) -> None:
+    """keepalived writes a line for each of its adverts, and a re-assertion empties a cache."""
+    follower.say("MASTER")
+    follower.finished(1)
+    for _ in range(30):
+        follower.write(ANOTHER_MASTER)
+        follower.goes_round()
+    assert len(follower.transitions) == 2
+    assert follower.finished(3)["cause"] == follower.finished(2)["cause"]
 
 
 @pytest.mark.parametrize("trouble", ["gone", "of others", "a file"])

@@ -182,6 +182,27 @@ def test_who_only_brought_a_primary_back_in_sync_has_nothing_to_commit(
     assert told.knows(State.PRIMARY).is_second() is live
 
 
+def test_a_primary_makes_up_for_no_purge(told: Told) -> None:
+    """What a backup has held back would empty the live table."""
+    history, past = told.begins(State.BACKUP)
+    transition = nothing(past)
+    transition.held = True
+    history.learn(StepResult("purge", "", Outcome.SKIPPED, attempts=1), transition)
+    history.finish("{}", Outcome.OK, proven=True)
+    assert RunDir(told.path).recall().held
+    told.begins(State.PRIMARY, REASSERTION)
+    assert not RunDir(told.path).recall().held
+
+
+def test_a_re_assertion_leaves_no_old_commit_to_judge(told: Told) -> None:
+    """Hours after the promotion its counters say nothing any more."""
+    told.does(State.PRIMARY)
+    history, _ = told.begins(State.PRIMARY, REASSERTION)
+    history.finish("{}", Outcome.FAILED, proven=False)
+    assert told.knows(State.PRIMARY).is_second()
+    assert told.begins(State.PRIMARY, PROMOTION)[1].earlier is None
+
+
 def test_a_backup_in_between_leaves_no_second_promotion(told: Told) -> None:
     """Its entries are not live any more."""
     told.does(State.PRIMARY)

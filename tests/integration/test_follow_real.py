@@ -295,8 +295,9 @@ def test_of_a_thousand_flips_the_last_one_decides(lab: Lab) -> None:
 # -- the follower ends, and comes back ------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reloaded", [False, True])
 def test_a_follower_that_is_killed_in_the_middle_of_a_commit_finishes_it_after_its_return(
-    pair: Pair,
+    pair: Pair, *, reloaded: bool
 ) -> None:
     """Every entry is recovered, and none that lives is replaced by its copy a second time."""
     count = 50_000
@@ -308,6 +309,8 @@ def test_a_follower_that_is_killed_in_the_middle_of_a_commit_finishes_it_after_i
 
     pair.fw2.kill_follower()
     assert ended(pair.fw2) == earlier
+    if reloaded:
+        pair.fw2.reload_keepalived()  # which dates its state anew
     pair.fw2.start_follower()
 
     event = finished(pair.fw2, "primary", earlier)[0]
@@ -592,6 +595,38 @@ def test_a_backup_that_is_typed_on_the_live_primary_purges_nothing_unless_it_is_
     )  # fmt: skip
     assert "-t" in asked(pair.fw1.hook_json("backup", "--force"))
     pair.fw1.until(lambda: pair.fw1.kernel_entries() < COUNT / 10, WITHIN, "is purged")
+
+
+def test_a_backup_that_is_typed_on_the_live_primary_does_not_last(pair: Pair) -> None:
+    """keepalived has said primary all along: the node is one again, and commits nothing."""
+    replicated(pair)
+    earlier = ended(pair.fw1)
+
+    assert pair.fw1.hook_json("backup")["state"] == "backup"
+
+    returned = finished(pair.fw1, "primary", earlier)[0]
+    assert returned["outcome"] == "ok", returned["reason"]
+    assert asked(returned) == ["-R", "-B"]
+    earlier = ended(pair.fw1)
+    pair.fw1.stop_follower()
+    pair.fw1.start_follower()
+    assert finished(pair.fw1, "primary", earlier)[0]["steps"] == []
+
+
+def test_a_node_whose_keepalived_writes_elsewhere_is_promoted_all_the_same(pair: Pair) -> None:
+    """A FIFO that somebody removed is made anew, but keepalived still writes into the old one."""
+    replicated(pair)
+    pair.fw2.run("rm", FIFO)
+    deaf = pair.fw2.until(
+        lambda: [e for e in pair.fw2.events("keepalived.asked") if e["outcome"] == "degraded"],
+        HEALED, "says that it is not written to",
+    )  # fmt: skip
+    assert FIFO in deaf[0]["reason"]
+
+    pair.fw1.cut()
+
+    pair.fw2.until(lambda: ended(pair.fw2) and pair.fw2.was_made("primary"), HEALED, "is primary")
+    assert pair.fw2.events("transition.finished")[-1]["recovered"] >= COUNT
 
 
 # -- what it costs --------------------------------------------------------------------------------
