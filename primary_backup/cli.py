@@ -9,7 +9,8 @@ import click
 
 from primary_backup.conf import ConfError
 from primary_backup.conntrackd import Daemon
-from primary_backup.controller import Intent, Kind, Settings, enter, read_conf, replication
+from primary_backup.controller import Settings, enter, read_conf, replication
+from primary_backup.intent import Intent, Kind
 from primary_backup.notify import read_arguments
 from primary_backup.plan import PURGES, STARTS_DAEMON, State, plan
 from primary_backup.proof import Outcome

@@ -4,12 +4,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from enum import Enum
 from typing import Any, NamedTuple
 
 from primary_backup.conf import ConfError, Conntrackd, read_conntrackd
 from primary_backup.conntrackd import Daemon
 from primary_backup.history import History
+from primary_backup.intent import Intent, Kind
 from primary_backup.plan import (
     STARTS_DAEMON,
     Replication,
@@ -22,7 +22,7 @@ from primary_backup.plan import (
 )
 from primary_backup.proc import boot_seconds, born
 from primary_backup.proof import Commit, Outcome, Verdict
-from primary_backup.record import advice, conclude, step_fields
+from primary_backup.record import advice, conclude, step_event, step_fields
 from primary_backup.request import Halted, Refused, Requests, Unanswered, Unreached
 from primary_backup.rundir import RunDir, Ticket, Unusable
 from primary_backup.transition import StepResult, Transition
@@ -41,35 +41,6 @@ class Settings(NamedTuple):
     config: str
     conntrackd: str
     run_dir: str
-
-
-class Kind(Enum):
-    """Which of a state's steps are wanted."""
-
-    BECOME = "become"
-    """All of them; a primary that is one already commits nothing."""
-    REASSERT = "reassert"
-    """Those of a primary whose entries are live, whatever is remembered."""
-    RECALL = "recall"
-    """None if this state stands already; what a primary does then, its caches tell."""
-    REFRESH = "refresh"
-    """Those that bring a node back in sync which is in this state already."""
-    PURGE = "purge"
-    """The purge that was held back."""
-
-
-class Intent(NamedTuple):
-    """What is to become of this node, and by whose word."""
-
-    state: State
-    cause: str
-    kind: Kind = Kind.BECOME
-    since: float = 0.0
-    """For RECALL: since when keepalived is in that state, in seconds of the wall clock."""
-    stepped_down: bool = False
-    """It was something else in between, which nobody has acted upon: a promotion is a first one."""
-    force: bool = False
-    """Purge even where keepalived says that this node is master."""
 
 
 class Ending(NamedTuple):
@@ -302,7 +273,8 @@ class _Invocation:
             self._commit = transition.commit
             self._steps.append(result)
             self._history.learn(result, transition)
-            self._emit("step.finished", self._step_event(result))
+            event = step_event(self._history.transition, self._state, result, self._commit)
+            self._emit("step.finished", event)
         if self._history.trouble:
             self._no_record(f"without record: {self._history.trouble}", self._history.trouble)
 
@@ -356,18 +328,3 @@ class _Invocation:
         proven = verdict.outcome is Outcome.OK and whole
         self._history.finish(line, verdict.outcome, proven=proven)
         return Ending(verdict.outcome, event, line, tuple(self._trouble))
-
-    def _step_event(self, result: StepResult) -> dict[str, Any]:
-        fields = step_fields(result)
-        step = fields.pop("name")  # a name that logging keeps for itself
-        fields = {
-            "transition": self._history.transition,
-            "state": self._state.value,
-            "step": step,
-            **fields,
-        }
-        if result.name == "commit" and self._commit is not None:
-            fields["expected"] = self._commit.expected
-            fields["recovered"] = self._commit.recovered
-            fields["kernel_entries"] = self._commit.entries
-        return fields

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable
 
 from primary_backup.conf import ConfError
-from primary_backup.controller import Emit, Intent, Kind, Settings, enter, read_conf
+from primary_backup.controller import Emit, Settings, enter, read_conf
 from primary_backup.fifo import Fifo
 from primary_backup.inbox import Inbox, Word
+from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived import NotRunning, Standing, Unknown, standing, writes
 from primary_backup.notify import Followed
 from primary_backup.plan import PURGES, State

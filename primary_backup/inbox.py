@@ -3,8 +3,8 @@
 import os
 from typing import NamedTuple
 
-from primary_backup.controller import Intent, Kind
 from primary_backup.fifo import Fifo
+from primary_backup.intent import Intent, Kind
 from primary_backup.notify import Followed
 from primary_backup.plan import State
 from primary_backup.proc import TICKS_PER_SECOND, Birth, boot_seconds, born

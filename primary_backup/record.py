@@ -3,7 +3,7 @@
 from typing import Any
 
 from primary_backup.plan import State
-from primary_backup.proof import Outcome, Verdict
+from primary_backup.proof import Commit, Outcome, Verdict
 from primary_backup.transition import StepResult
 
 _TELLING = frozenset({"commit", "drop-kept", "request-resync", "disarm"})
@@ -37,6 +37,20 @@ def step_fields(result: StepResult) -> dict[str, Any]:
         "attempts": result.attempts,
         "seconds": result.seconds,
     }
+
+
+def step_event(
+    transition: str, state: State, result: StepResult, commit: Commit | None
+) -> dict[str, Any]:
+    """One step, as it is logged; of a commit, with what was seen of it."""
+    fields = step_fields(result)
+    step = fields.pop("name")  # a name that logging keeps for itself
+    fields = {"transition": transition, "state": state.value, "step": step, **fields}
+    if result.name == "commit" and commit is not None:
+        fields["expected"] = commit.expected
+        fields["recovered"] = commit.recovered
+        fields["kernel_entries"] = commit.entries
+    return fields
 
 
 def _worst(state: State, steps: list[StepResult]) -> Verdict | None:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from primary_backup.conf import ConfError
 from primary_backup.conntrackd import Daemon
-from primary_backup.controller import Intent, Kind, Settings, read_conf, replication
+from primary_backup.controller import Settings, read_conf, replication
+from primary_backup.intent import Intent, Kind
 from primary_backup.plan import PURGES, State
 from primary_backup.proc import boot_seconds
 from primary_backup.proof import Outcome

@@ -879,7 +879,8 @@ def test_one_that_was_overtaken_does_not_overwrite_what_is_remembered(node: Node
 
 SLOW = """
 import json, os, sys, time
-from primary_backup.controller import Intent, Settings, enter
+from primary_backup.controller import Settings, enter
+from primary_backup.intent import Intent
 from primary_backup.plan import State
 
 world, *settings, message, outcome = sys.argv[1:]

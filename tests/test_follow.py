@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from primary_backup.controller import Kind
 from primary_backup.fifo import Fifo
 from primary_backup.inbox import Inbox
+from primary_backup.intent import Kind
 from primary_backup.notify import STATES, Followed
 from primary_backup.plan import State
 from primary_backup.proc import TICKS_PER_SECOND, boot_id, boot_seconds

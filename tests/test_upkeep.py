@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from primary_backup.controller import Intent, Kind, Settings
+from primary_backup.controller import Settings
+from primary_backup.intent import Intent, Kind
 from primary_backup.plan import State
 from primary_backup.proc import boot_id, boot_seconds
 from primary_backup.proof import Outcome

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.lab.node import until
 from tests.lab.pair import Lab, Pair
@@ -15,10 +19,18 @@ IDLE = Path("/bin/true")
 ROOT = Path(__file__).parents[2]
 
 
-def _namespaces(pids: list[int]) -> set[Path]:
-    return {
-        Path(f"/proc/{pid}/ns/{kind}").readlink() for pid in pids for kind in ("net", "mnt", "pid")
-    }
+@pytest.fixture
+def held() -> Iterator[contextlib.ExitStack]:
+    """Keeps namespaces open, so that no other test's gets the number of one that is gone."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def _namespaces(pids: list[int], held: contextlib.ExitStack) -> set[Path]:
+    paths = [Path(f"/proc/{pid}/ns/{kind}") for pid in pids for kind in ("net", "mnt", "pid")]
+    for path in paths:
+        held.enter_context(path.open("rb"))
+    return {path.readlink() for path in paths}
 
 
 def _inhabitants(namespaces: set[Path]) -> list[Path]:
@@ -85,7 +97,9 @@ def test_what_a_hook_logs_is_in_the_journal(lab: Lab) -> None:
     assert pair.fw2.journal() == []
 
 
-def test_nothing_is_left_of_a_pair_that_is_closed(tmp_path: Path, lab: Lab) -> None:
+def test_nothing_is_left_of_a_pair_that_is_closed(
+    tmp_path: Path, lab: Lab, held: contextlib.ExitStack
+) -> None:
     """Neither a process nor a namespace, and never anything in the machine's own network."""
     before = _machine()
 
@@ -93,7 +107,7 @@ def test_nothing_is_left_of_a_pair_that_is_closed(tmp_path: Path, lab: Lab) -> N
         pair.start()
         pair.open_connections(5)
         nodes = (pair.fw1, pair.fw2, pair.client, pair.server)
-        namespaces = _namespaces([node.pid for node in nodes])
+        namespaces = _namespaces([node.pid for node in nodes], held)
         assert len(_inhabitants(namespaces)) > len(nodes)
         assert _machine() == before
 
@@ -101,7 +115,9 @@ def test_nothing_is_left_of_a_pair_that_is_closed(tmp_path: Path, lab: Lab) -> N
     assert _machine() == before
 
 
-def test_nothing_is_left_of_a_pair_whose_test_is_killed(lab: Lab) -> None:
+def test_nothing_is_left_of_a_pair_whose_test_is_killed(
+    lab: Lab, held: contextlib.ExitStack
+) -> None:
     """The kernel cleans up where no code of ours can run any more."""
     test = subprocess.Popen(
         [sys.executable, "-m", "tests.lab.pair", IDLE],
@@ -110,7 +126,7 @@ def test_nothing_is_left_of_a_pair_whose_test_is_killed(lab: Lab) -> None:
     with test:
         assert test.stdout is not None
         pids = [int(test.stdout.readline().split()[-1]) for _ in range(4)]
-        namespaces = _namespaces(pids)
+        namespaces = _namespaces(pids, held)
         assert len(_inhabitants(namespaces)) > 4
 
         test.send_signal(signal.SIGKILL)

@@ -28,6 +28,7 @@ OF_OTHERS = (
     "/var/lib/apt/",
     "/var/lib/systemd/",
 )
+HOOKS = "/usr/share/doc/ftfw-transition/examples/keepalived/keepalived-hooks.conf"
 UNITS = ("nftables", "conntrackd", "ftfw-transition", "keepalived")
 EXPOSURE_TENTHS = 30
 """systemd-analyze's measure: 2.8 of 10 is what reading others' /proc and netlink cost."""
@@ -74,6 +75,15 @@ def test_the_commands_of_the_readme_make_a_pair(pair: Machines) -> None:
         assert machine.run("systemctl", "is-system-running").stdout == "running\n"
         outcomes = {event["outcome"] for event in machine.events("transition.finished")}
         assert outcomes <= {"ok", "superseded"}
+
+
+@on_each
+def test_each_keepalived_finds_nothing_wrong_with_either_wiring(pair: Machines) -> None:
+    """`keepalived -t` says nothing, of what was rendered and of the example with hooks."""
+    for machine in pair.both:
+        for path in ("/etc/keepalived/keepalived.conf", HOOKS):
+            tested = machine.run("keepalived", "-t", "-f", path)
+            assert tested.stdout + tested.stderr == ""
 
 
 @on_each
