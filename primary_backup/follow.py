@@ -67,10 +67,12 @@ class Follower:
         self._tenure = Tenure(settings.run_dir)
         self._compared = ""
         self._unheard = 0
+        self._deaf = ""
         self._refused: Intent | None = None
         self._rival: Intent | None = None
         self._retries = Pace()
         self._rivals = Pace()
+        self._changes = Pace()
         self._next_look = 0.0
 
     def _hang_up(self, _number: int, _frame: object) -> None:
@@ -169,13 +171,13 @@ class Follower:
             self._questions.take(now)
             self._catch_up("asked again")
             return
-        if self._is_deaf():
+        if self._refused is not None:
+            if self._retries.allows(now):
+                self._inbox.put(self._refused)
+        elif self._is_deaf():
             self._ask_for_word()
         elif self._stopped:
             return
-        elif self._refused is not None:
-            if self._retries.allows(now):
-                self._inbox.put(self._refused)
         elif self._rival is not None and self._rivals.allows(now):
             self._rivals.take(now)
             self._inbox.put(self._rival)
@@ -229,6 +231,7 @@ class Follower:
         """Whether a keepalived runs, at two looks in a row, that does not write into our FIFO."""
         heard = writes(self._inbox.fifo.fileno()) is not False
         self._unheard = 0 if heard else self._unheard + 1
+        self._deaf = "" if heard else self._deaf
         return self._unheard > 1
 
     def _ask_for_word(self) -> None:
@@ -240,11 +243,13 @@ class Follower:
         except Unknown as error:
             why = f"{why}; {error}"
         else:
-            if self._memory().state != said.state.value:
+            now = time.monotonic()
+            if self._memory().state != said.state.value and self._changes.allows(now):
+                self._changes.take(now)
                 self._inbox.put(Intent(said.state, why, Kind.RECALL, said.since))
-        if why != self._unanswered:
+        if why != self._deaf:
             self._event("keepalived.asked", Outcome.DEGRADED, why)
-        self._unanswered = why
+        self._deaf = why
 
     # -- words ------------------------------------------------------------------------------
 
