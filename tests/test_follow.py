@@ -1045,7 +1045,7 @@ def test_a_word_ends_a_look_at_a_daemon_that_hangs(node: Node) -> None:
     until((node.world / "asking").exists, "it looks")
     follower.say("STOP")
     assert follower.finished(2, within=4)["state"] == "stop"
-    assert not lives(node.clients[-1])
+    until(lambda: not lives(node.clients[-1]), "its client is gone")
 
 
 # -- as a service -------------------------------------------------------------------------------
