@@ -76,7 +76,7 @@ class Commit(NamedTuple):
         """Whether entries vanished after they were made: a purge fired into the commit."""
         if self.inserted is None:
             return False
-        return self.inserted - self.entries > max(10, 0.01 * self.inserted)
+        return self.inserted - self.entries > max(10, 0.002 * self.inserted)
 
 
 def judge_commit(commit: Commit) -> tuple[Verdict, bool]:
