@@ -150,9 +150,13 @@ class Daemon(NamedTuple):
         """Start the daemon; the command, and what had to be done first. Raises Unstartable."""
         self._check_alone()
         removed = self.unlock()
-        by_unit = _unit_runs(self.config)
+        by_unit = self._unit_runs()
         if by_unit:
-            run("systemctl", "reset-failed", _UNIT, seconds=CALL_SECONDS)
+            run(
+                "systemctl", "reset-failed", _UNIT,
+                seconds=CALL_SECONDS,
+                working=self._no_progress,
+            )  # fmt: skip
             finished = run(
                 "systemctl", "start", _UNIT,
                 seconds=START_SECONDS,
@@ -161,14 +165,40 @@ class Daemon(NamedTuple):
         else:
             _allow_real_time()
             _keep_to_ourselves()
-            # Never interrupted: half a start leaves a lock file.
-            finished = run(self.program, "-C", self.config, "-d", seconds=START_SECONDS)
+            finished = run(
+                self.program, "-C", self.config, "-d",
+                seconds=START_SECONDS,
+                working=self._no_progress,
+                left=True,  # half a start would leave a lock file
+            )  # fmt: skip
         how = f"systemctl start {_UNIT}" if by_unit else self.command(("-d",))
         if finished.code != 0:
             log = self.conf.log_file if self.conf is not None else None
             said = _message(finished.errors) or f"see {log or 'its log'}"
             raise Unstartable(f"conntrackd does not start (`{how}`): {said}")
         return how, removed
+
+    def _unit_runs(self) -> bool:
+        """Whether systemd has a conntrackd unit for this same configuration."""
+        if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
+            return False
+        try:
+            shown = run(
+                "systemctl", "show", "--property=LoadState,ExecStart", _UNIT,
+                seconds=CALL_SECONDS,
+                working=self._no_progress,
+            )  # fmt: skip
+        except NotInstalled:
+            return False
+        text = shown.output.decode(errors="replace")
+        if "LoadState=masked" in text:
+            raise Unstartable(f"{_UNIT} is masked: systemctl unmask {_UNIT}")
+        if shown.code != 0 or "LoadState=loaded" not in text:
+            return False
+        _, _, argv = text.partition("argv[]=")
+        words = argv.partition(";")[0].split()
+        named = words[words.index("-C") + 1] if "-C" in words[:-1] else DEFAULT_CONFIG
+        return os.path.realpath(named) == os.path.realpath(self.config)
 
     def _no_progress(self) -> bool:
         self.interrupt()
@@ -225,26 +255,6 @@ def _keep_to_ourselves() -> None:
         with contextlib.suppress(OSError):  # the listing's own is closed by now
             if int(name) > 2:
                 os.set_inheritable(int(name), False)  # noqa: FBT003  # it takes no keyword
-
-
-def _unit_runs(config: str) -> bool:
-    """Whether systemd has a conntrackd unit for this same configuration."""
-    if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
-        return False
-    try:
-        shown = run(
-            "systemctl", "show", "--property=LoadState,ExecStart", _UNIT,
-            seconds=CALL_SECONDS,
-        )  # fmt: skip
-    except NotInstalled:
-        return False
-    text = shown.output.decode(errors="replace")
-    if shown.code != 0 or "LoadState=loaded" not in text:
-        return False
-    _, _, argv = text.partition("argv[]=")
-    words = argv.partition(";")[0].split()
-    named = words[words.index("-C") + 1] if "-C" in words[:-1] else DEFAULT_CONFIG
-    return os.path.realpath(named) == os.path.realpath(config)
 
 
 def _message(errors: bytes) -> str:

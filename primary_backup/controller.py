@@ -128,7 +128,8 @@ class _Invocation:
     # -- the order of things ----------------------------------------------------------------
 
     def carry_out(self) -> None:
-        self._step_down()
+        if self._intent.stepped_down or self._state is not State.PRIMARY:
+            self._history.step_down()
         if self._state is State.STOP:
             if self._run_dir is not None:
                 self._run_dir.unfinished()  # nobody shall finish it: keepalived has stopped
@@ -146,6 +147,7 @@ class _Invocation:
                 self._early = Verdict(Outcome.OK, needless)
                 return
             self._run(self._plan())
+            self._compare()
         except _Refusal as refusal:
             self._early = Verdict(Outcome.FAILED, *refusal.args)
         except Halted as why:
@@ -155,7 +157,8 @@ class _Invocation:
 
     def leave(self) -> None:
         """Let the next one go on, whatever came of this one."""
-        self._step_down()  # again: a promotion that was under way may have begun since
+        if self._state is not State.PRIMARY:
+            self._history.step_down()  # again: a promotion that was under way may have begun since
         if self._run_dir is None:
             return
         if self._is_left():
@@ -169,10 +172,6 @@ class _Invocation:
         if not self._caller.leaves_unfinished or not self._caller.signals:
             return False
         return self._ended not in (Outcome.OK, Outcome.DEGRADED)
-
-    def _step_down(self) -> None:
-        if self._intent.stepped_down or self._state is not State.PRIMARY:
-            self._history.step_down()
 
     def _show(self) -> None:
         if self._run_dir is None:
@@ -233,24 +232,25 @@ class _Invocation:
             return refresh(self._state, replicated)
         if kind is Kind.PURGE:
             return purge(replicated)
-        again = self._state is State.PRIMARY and (kind is Kind.REASSERT or self._is_live())
+        again = self._state is State.PRIMARY and self._is_live()
         return plan(self._state, replicated, again=again)
 
     def _is_live(self) -> bool:
         """Whether this node is primary already, so that its entries are newer than any copy."""
-        recalled = self._intent.kind is Kind.RECALL
-        if recalled and self._history.has_missed(self._intent.since):
-            self._history.step_down()
+        kind, history = self._intent.kind, self._history
+        if kind is Kind.RECALL and history.has_missed(self._intent.since):
+            history.step_down()
             return False
-        unknown = recalled and self._history.is_blank
-        if not unknown and not self._history.is_second():
-            return False
+        if not history.is_blank or kind not in (Kind.RECALL, Kind.REASSERT):
+            return history.is_second()  # also of who heard a rival: its promotion may have failed
+        if kind is Kind.REASSERT:
+            return True
         try:
             status = self._daemon.status()
         except (Unreached, Unanswered, Refused):
             return False
         # Nobody knows how a follower's node became primary: a full cache was never committed.
-        return not unknown or (status.external or 0) <= 0.1 * self._daemon.kernel().entries
+        return (status.external or 0) <= 0.1 * self._daemon.kernel().entries
 
     # -- the plan ---------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ class _Invocation:
 
     def _about_to(self, step: Step) -> None:
         seconds = self._conf.purge_timeout if self._conf else 0
-        self._history.about_to(step, seconds, self._daemon.kernel())
+        self._history.about_to(step, seconds, self._daemon.kernel(), forced=self._intent.force)
 
     def _objection(self) -> str | None:
         """Why keepalived's own word forbids a purge."""
@@ -289,6 +289,18 @@ class _Invocation:
         from primary_backup.keepalived import objection  # a promotion needs nothing of it
 
         return objection()
+
+    def _compare(self) -> None:
+        """Hold a promotion by hand against keepalived's word; a follower does so by itself."""
+        if self._state is not State.PRIMARY or self._caller.leaves_unfinished:
+            return
+        from primary_backup.keepalived import refutation  # after the commit
+
+        said = refutation()
+        if said is not None:
+            # Else keepalived's own promotion, when it comes, would be a second one.
+            self._history.step_down()
+            self._notes.append(f"{said}: run `ftfw-transition backup`")
 
     def _no_record(self, note: str, trouble: str) -> None:
         self._trouble.append(f"run directory {self._settings.run_dir}: {trouble}")

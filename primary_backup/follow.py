@@ -5,6 +5,7 @@ pause at once.
 """
 
 import contextlib
+import importlib
 import os
 import select
 import signal
@@ -15,22 +16,22 @@ from primary_backup.conf import ConfError
 from primary_backup.controller import Emit, Settings, enter, read_conf
 from primary_backup.fifo import Fifo
 from primary_backup.inbox import Inbox, Word
+from primary_backup.inquiry import Inquiry
 from primary_backup.intent import Intent, Kind
-from primary_backup.keepalived import NotRunning, Standing, Unknown, standing, writes
 from primary_backup.notify import Followed
-from primary_backup.plan import PURGES, State
-from primary_backup.proc import boot_seconds
+from primary_backup.plan import State
 from primary_backup.proof import Outcome
 from primary_backup.request import Halted
-from primary_backup.rundir import Memory, RunDir, Unusable
+from primary_backup.rundir import RunDir, Unusable
 from primary_backup.service import Service
-from primary_backup.tenure import Tenure
 from primary_backup.turn import Caller
 from primary_backup.upkeep import LOOK_SECONDS, Upkeep
 from primary_backup.watch import Pace
 
 FIFO_SECONDS = 0.25
 """How long it takes to notice that keepalived has made its FIFO anew."""
+_ON_DEMAND = ("json", "resource", "shlex", "socket", "tenacity")
+"""What a hook imports when it needs it: here no word waits for it, nor finds another version."""
 STOP_SECONDS = 0.2
 """keepalived signals a follower of its own first, and then writes its STOP lines."""
 
@@ -47,8 +48,9 @@ class Follower:
         show: Callable[[], None],
     ) -> None:
         """Take what is followed; ``show`` writes out what ``emit`` held back."""
+        for module in _ON_DEMAND:
+            importlib.import_module(module)
         self._inbox = Inbox(fifo, followed)
-        self._followed = followed
         self._settings = settings
         self._emit = emit
         self._show = show
@@ -60,19 +62,12 @@ class Follower:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda n, _: self._signals.append(signal.Signals(n).name))
         signal.signal(signal.SIGHUP, self._hang_up)
+        self._inquiry = Inquiry(self._inbox, followed, settings.run_dir, self._event)
         self._upkeep = Upkeep(settings, self._event, self._interrupt_look)
-        self._unanswered = ""
-        self._questions = Pace()
-        self._stopped = False
-        self._tenure = Tenure(settings.run_dir)
-        self._compared = ""
-        self._unheard = 0
-        self._deaf = ""
         self._refused: Intent | None = None
         self._rival: Intent | None = None
         self._retries = Pace()
         self._rivals = Pace()
-        self._changes = Pace()
         self._next_look = 0.0
 
     def _hang_up(self, _number: int, _frame: object) -> None:
@@ -84,7 +79,9 @@ class Follower:
         """Follow until SIGTERM or SIGINT; raises NoFifo where the FIFO is taken away."""
         self._service.say(READY="1", STATUS=f"following {self._inbox.fifo.path}")
         self._event("follow.started", Outcome.OK, f"following {self._inbox.fifo.path}")
-        self._catch_up("the follower has started", self._unfinished())
+        birth, unfinished = self._inbox.birth(), self._unfinished()
+        if not self._inquiry.ask("the follower has started") and unfinished is not None:
+            self._inbox.propose(unfinished, birth)
         while not self._signals:
             self._service.alive()
             if self._hangup:
@@ -95,7 +92,7 @@ class Follower:
             self._inbox.look()
             if self._inbox.lost:
                 self._inbox.lost = False
-                self._catch_up("the FIFO was full: words may have been lost")
+                self._inquiry.ask("the FIFO was full: words may have been lost")
             word = self._inbox.take()
             if word is not None and not self._is_too_often(word.intent):
                 self._act(word)
@@ -149,7 +146,7 @@ class Follower:
         with contextlib.suppress(Unusable):  # every transition says so
             RunDir(self._settings.run_dir).close()  # the FIFO may have gone with it
         self._inbox.fifo = Fifo(path)
-        self._catch_up(f"{path} was made anew: words may have been lost")
+        self._inquiry.ask(f"{path} was made anew: words may have been lost")
 
     def _read_again(self) -> None:
         """Check conntrackd.conf, which is read for every word anyway."""
@@ -165,120 +162,25 @@ class Follower:
             )
 
     def _look(self) -> None:
-        """With nothing else to do: ask what was not answered, and see to the daemon."""
-        now = time.monotonic()
-        if self._unanswered and self._questions.allows(now):
-            self._questions.take(now)
-            self._catch_up("asked again")
+        """With nothing else to do: see to keepalived's word, to a refused one, to the daemon."""
+        birth, now = self._inbox.birth(), time.monotonic()
+        self._inquiry.look()
+        if self._inbox.waiting is not None:
             return
-        if self._refused is not None:
-            if self._retries.allows(now):
-                self._inbox.put(self._refused)
-        elif self._is_deaf():
-            self._ask_for_word()
-        elif self._stopped:
+        intent: Intent | None = None
+        if self._refused is not None and self._retries.allows(now):
+            intent = self._refused
+        elif self._inquiry.stopped:
             return
         elif self._rival is not None and self._rivals.allows(now):
             self._rivals.take(now)
-            self._inbox.put(self._rival)
+            intent = self._rival
         else:
-            intent = self._compare() or self._upkeep.look()
-            if intent is not None:
-                self._inbox.put(intent)
-
-    def _memory(self) -> Memory:
-        """What the last transition left, this follower's or anybody else's."""
-        with (
-            contextlib.suppress(Unusable),  # every transition says so
-            contextlib.closing(RunDir(self._settings.run_dir)) as run_dir,
-        ):
-            return run_dir.recall()
-        return Memory()
-
-    def _compare(self) -> Intent | None:
-        """Compare the last transition, once, with keepalived's own word; what follows from it.
-
-        They differ where somebody typed another word on a node that has been primary all along.
-        """
-        memory = self._memory()
-        now = time.monotonic()
-        if memory.transition == self._compared or not self._questions.allows(now):
-            return None
-        try:
-            said = standing(self._followed)
-        except Unknown:
-            self._questions.take(now)
-            return None
-        if self._inbox.look() is not None:
-            return None
-        self._compared = memory.transition
-        if memory.state == said.state.value:
-            self._tenure.keep(said)
-            return None
-        return self._returned(said, memory)
-
-    def _returned(self, said: Standing, memory: Memory) -> Intent | None:
-        """What a primary does of which somebody has said something else meanwhile."""
-        typed = memory.state in {state.value for state in PURGES}
-        if said.state is not State.PRIMARY or not typed or not self._tenure.is_unbroken(said):
-            return None
-        if boot_seconds() < memory.purge_due:
-            return None  # somebody meant it, and used force
-        why = f"keepalived says primary, and has all along; {memory.state} was not its word"
-        return Intent(State.PRIMARY, why, Kind.REFRESH)
-
-    def _is_deaf(self) -> bool:
-        """Whether a keepalived runs, at two looks in a row, that does not write into our FIFO."""
-        heard = writes(self._inbox.fifo.fileno()) is not False
-        self._unheard = 0 if heard else self._unheard + 1
-        self._deaf = "" if heard else self._deaf
-        return self._unheard > 1
-
-    def _ask_for_word(self) -> None:
-        """Ask for what nobody writes; only a change is acted upon."""
-        path = self._inbox.fifo.path
-        why = f"keepalived does not write into {path}: name it in vrrp_notify_fifo, and reload it"
-        try:
-            said = standing(self._followed)
-        except Unknown as error:
-            why = f"{why}; {error}"
-        else:
-            now = time.monotonic()
-            if self._memory().state != said.state.value and self._changes.allows(now):
-                self._changes.take(now)
-                self._inbox.put(Intent(said.state, why, Kind.RECALL, said.since))
-        if why != self._deaf:
-            self._event("keepalived.asked", Outcome.DEGRADED, why)
-        self._deaf = why
+            intent = self._upkeep.look()
+        if intent is not None:
+            self._inbox.propose(intent, birth)
 
     # -- words ------------------------------------------------------------------------------
-
-    def _catch_up(self, why: str, unfinished: Intent | None = None) -> None:
-        """Ask keepalived for its state: words may have been lost, or nobody was here to read."""
-        self._inbox.look()
-        try:
-            stands = standing(self._followed)
-        except Unknown as error:
-            # One that is started later says a word by itself.
-            awaited = isinstance(error, NotRunning)
-            if self._unanswered != str(error):
-                outcome = Outcome.OK if awaited else Outcome.DEGRADED
-                self._event("keepalived.asked", outcome, f"{why}; {error}")
-            self._unanswered = "" if awaited else str(error)
-            self._stopped = awaited
-            if self._inbox.waiting is None and unfinished is not None:
-                self._inbox.put(unfinished)
-            return
-        self._unanswered = ""
-        state = stands.state
-        said = f"{why}; keepalived says {state.value}"
-        self._event("keepalived.asked", Outcome.OK, said)
-        waiting = self._inbox.look()
-        if waiting is None or waiting.intent.state is not state:
-            memory = self._memory()
-            since = self._tenure.since(stands, memory)
-            recalled = Intent(state, said, Kind.RECALL, since)
-            self._inbox.put(self._returned(stands, memory) or recalled)
 
     def _unfinished(self) -> Intent | None:
         """What a killed process of before has not finished."""
@@ -319,14 +221,14 @@ class Follower:
         self._show()
         superseded = ending.outcome is Outcome.SUPERSEDED and self._inbox.waiting is None
         if superseded and self._inbox.fifo.is_replaced():
-            self._inbox.put(running)  # until the new one says more
+            self._inbox.propose(running, self._inbox.birth())  # until the new one says more
         begun = event["steps"] or self._signals
         self._refused = running if ending.outcome is Outcome.FAILED and not begun else None
         if self._refused is not None:
             self._retries.take(time.monotonic())
         self._rival = None
         self._service.say(STATUS=f"{event['state']}: {event['outcome']} – {event['reason']}")
-        self._stopped = running.state is State.STOP
+        self._inquiry.stopped = running.state is State.STOP
         self._next_look = 0.0  # the first look is what the next ones are compared with
 
     def _interrupt(self) -> None:

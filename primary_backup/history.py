@@ -7,15 +7,13 @@ from collections.abc import Callable
 from primary_backup.commit import Earlier
 from primary_backup.plan import PURGES, State, Step, When
 from primary_backup.proc import TICKS_PER_SECOND, boot_id, boot_seconds
-from primary_backup.proof import Kernel, Outcome
+from primary_backup.proof import ENDED, Kernel, Outcome
 from primary_backup.rundir import Memory, RunDir, Ticket
 from primary_backup.transition import Past, StepResult, Transition
 
 PURGE_MARGIN_SECONDS = 5.0
 """A purge that is late is still pending."""
 _CANCEL_PURGE = frozenset({"commit", "flush", "flush-internal", "disarm"})
-_ENDED = frozenset({Outcome.OK.value, Outcome.DEGRADED.value})
-"""How a transition ends that leaves nothing to be done again."""
 _UNDER_WAY = ""
 
 
@@ -29,14 +27,14 @@ class History:
         self._memory = Memory()
         self._identity: Callable[[], tuple[int, ...] | None] = lambda: None
         self._begun = False
-        self.transition = f"{self._boot[:8]}-{ticket.birth.ticks}-{ticket.birth.pid}"
+        self.transition = "-".join((self._boot[:8], *map(str, ticket.birth)))
         """This transition's id: higher is newer."""
         self.trouble = ""
         """Why the next one will not know of this one."""
 
     def step_down(self) -> None:
         """Whatever becomes of keepalived's word: after it, the next promotion is a first one."""
-        if self._run_dir is not None and self._run_dir.recall().birth < self._ticket.birth:
+        if self._run_dir is not None and self._run_dir.recall().birth <= self._ticket.birth:
             self._run_dir.step_down()
 
     def recall(self, identity: Callable[[], tuple[int, ...] | None]) -> None:
@@ -59,8 +57,7 @@ class History:
 
     def confirm(self) -> None:
         """Nothing was to be done, but this is the newest word: an older one finds it so."""
-        ticks, pid = self._ticket.birth
-        self._memory = self._memory._replace(ticks=ticks, pid=pid)
+        self._memory = self._memory._replace(**self._ticket.birth._asdict())
         self._write()
 
     def is_second(self) -> bool:
@@ -69,7 +66,7 @@ class History:
             return False
         if any(ticket.state is not State.PRIMARY for ticket in self._run_dir.tickets()):
             return False
-        at_its_end = self._memory.ended in _ENDED or self._memory.entries is None
+        at_its_end = self._memory.ended in ENDED or self._memory.entries is None
         return self._memory.state == State.PRIMARY.value and at_its_end
 
     def is_standing(self, since: float) -> bool:
@@ -85,7 +82,7 @@ class History:
             return memory.ended == Outcome.OK.value
         if self._ticket.state is State.PRIMARY and not self._holds():
             return False
-        return memory.ended in _ENDED
+        return memory.ended in ENDED
 
     def has_missed(self, since: float) -> bool:
         """Whether keepalived has changed its state since the last transition began."""
@@ -110,8 +107,7 @@ class History:
         memory = self._memory._replace(
             boot=self._boot,
             transition=self.transition,
-            ticks=self._ticket.birth.ticks,
-            pid=self._ticket.birth.pid,
+            **self._ticket.birth._asdict(),
             state=self._ticket.state.value,
             done=0.0,
             ended=_UNDER_WAY,
@@ -138,11 +134,13 @@ class History:
         self._write()
         return past
 
-    def about_to(self, step: Step, purge_seconds: int, kernel: Kernel) -> None:
+    def about_to(
+        self, step: Step, purge_seconds: int, kernel: Kernel, *, forced: bool = False
+    ) -> None:
         """Write down what must not be forgotten of a step, before it is asked."""
         if step.when is When.PEER_COVERS:
             due = boot_seconds() + purge_seconds + PURGE_MARGIN_SECONDS
-            self._memory = self._memory._replace(purge_due=due)
+            self._memory = self._memory._replace(purge_due=due, forced=forced)
         elif step.name == "commit":
             self._memory = self._memory._replace(kept=True)  # until it is flushed
             if self._memory.entries is None:
@@ -193,7 +191,7 @@ class History:
     def _earlier(self) -> Earlier | None:
         """The commit of a promotion that holds, but was not brought to its end."""
         memory = self._memory
-        if self._ticket.state is not State.PRIMARY or memory.ended in _ENDED:
+        if self._ticket.state is not State.PRIMARY or memory.ended in ENDED:
             return None
         if memory.entries is None or not self._holds():
             return None

@@ -1,5 +1,6 @@
 """keepalived's words as a follower takes them: all are read, only the newest counts."""
 
+import itertools
 import os
 from typing import NamedTuple
 
@@ -24,16 +25,15 @@ class Inbox:
         self.fifo = fifo
         self._followed = followed
         self._pid, self.started = os.getpid(), born().ticks
-        self._last = Birth(0, self._pid)
+        self._words = itertools.count(1)
         self._master = False
         self.waiting: Word | None = None
         self.lost = False
         """Whether there may have been words, newer than these, that found the FIFO full."""
 
     def birth(self) -> Birth:
-        """How old a word is that is read now: younger than every one that was acted upon."""
-        now = int(boot_seconds() * TICKS_PER_SECOND)
-        return Birth(max(now, self._last.ticks + 1), self._pid)
+        """How old a word is that is read now: younger than every one before it."""
+        return Birth(int(boot_seconds() * TICKS_PER_SECOND), self._pid, next(self._words))
 
     def look(self) -> Word | None:
         """Read all there is; the newest word that nobody has acted upon yet."""
@@ -48,20 +48,34 @@ class Inbox:
             if said.reassert and self.waiting is not None:
                 continue  # a promotion that nobody has begun yet
             cause = f"keepalived: {line.decode(errors='replace')}"
-            self.put(Intent(said.state, cause, kind))
+            self._put(Intent(said.state, cause, kind), self.birth())
         return self.waiting
 
-    def put(self, intent: Intent) -> None:
-        """Let this be the newest word."""
-        before = self.waiting.intent if self.waiting is not None else None
-        if before is not None and (before.stepped_down or before.state is not State.PRIMARY):
-            intent = intent._replace(stepped_down=True)
-        self._master = intent.state is State.PRIMARY
-        self.waiting = Word(intent, self.birth())
+    def answer(self, intent: Intent, before: Word | None) -> None:
+        """Let keepalived's answer be a word: newer than ``before``, which waited when it was asked.
+
+        What came meanwhile is newer still: keepalived writes lines and answers one by one.
+        """
+        newer = self.look()
+        if newer is None or newer is before:
+            if newer is None or newer.intent.state is not intent.state:
+                self._put(intent, self.birth())
+        elif intent.state is not State.PRIMARY:
+            self.waiting = newer._replace(intent=newer.intent._replace(stepped_down=True))
+
+    def propose(self, intent: Intent, birth: Birth) -> None:
+        """Let this be done, which follows from a look at ``birth``, if nobody has said a word."""
+        if self.look() is None:
+            self._put(intent, birth)
 
     def take(self) -> Word | None:
         """The newest word, which from now on is acted upon."""
         word, self.waiting = self.waiting, None
-        if word is not None:
-            self._last = word.birth
         return word
+
+    def _put(self, intent: Intent, birth: Birth) -> None:
+        before = self.waiting.intent if self.waiting is not None else None
+        if before is not None and (before.stepped_down or before.state is not State.PRIMARY):
+            intent = intent._replace(stepped_down=True)
+        self._master = intent.state is State.PRIMARY
+        self.waiting = Word(intent, birth)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from primary_backup.notify import Followed, Instance, read_dump
 from primary_backup.plan import State
-from primary_backup.proc import Birth, look, running, runs
+from primary_backup.proc import look, running, runs
 from primary_backup.run import NotInstalled, run
 
 ANSWER_SECONDS = 0.05
@@ -42,7 +42,7 @@ class Standing(NamedTuple):
     since: float
     """Seconds of the wall clock; a reload dates it anew."""
     births: tuple[int, ...]
-    """Of each keepalived, in ticks."""
+    """Of each keepalived and its children, in ticks: one that is respawned counts anew."""
     promotions: dict[str, int]
     """How often each instance has become master."""
 
@@ -52,7 +52,7 @@ def standing(followed: Followed) -> Standing:
 
     A dump names no groups, so that for one all instances must agree.
     """
-    parents = tuple(_parents())
+    births, parents = _family()
     said = _instances(parents)
     if followed.kind == "INSTANCE":
         said = tuple(each for each in said if each.name == followed.name)
@@ -66,7 +66,7 @@ def standing(followed: Followed) -> Standing:
     return Standing(
         state,
         max(each.since for each in said),
-        tuple(parent.ticks for parent in parents),
+        births,
         {each.name: each.promotions for each in said},
     )
 
@@ -92,32 +92,49 @@ def objection() -> str | None:
 
     Of several groups one is enough, since a purge takes the connections of all of them.
     """
-    masters = []
-    for parent in _parents():
-        with contextlib.suppress(Unknown):  # one that only tests its configuration, perhaps
-            masters += [each.name for each in _ask(parent.pid) if each.state is State.PRIMARY]
+    masters = [each.name for each in _answers() if each.state is State.PRIMARY]
     return f"keepalived says that this node is master of {', '.join(masters)}" if masters else None
+
+
+def refutation() -> str | None:
+    """Why this node is no primary: keepalived calls it master of nothing; None if it may be one."""
+    states = {each.state for each in _answers()}
+    if not states or states & {None, State.PRIMARY}:
+        return None
+    return f"keepalived says that this node is {' and '.join(sorted(map(_word, states)))}"
+
+
+def _answers() -> Iterator[Instance]:
+    """What those say who answer: one that only tests its configuration, perhaps, does not."""
+    for parent in _family()[1]:
+        with contextlib.suppress(Unknown):
+            yield from _ask(parent)
 
 
 def _word(state: State | None) -> str:
     return state.value if state else "in none"
 
 
-def _instances(parents: tuple[Birth, ...]) -> tuple[Instance, ...]:
+def _instances(parents: tuple[int, ...]) -> tuple[Instance, ...]:
     """What every keepalived of this network namespace says of its instances; raises Unknown."""
-    found = [instance for parent in parents for instance in _ask(parent.pid)]
+    found = [instance for parent in parents for instance in _ask(parent)]
     if not found:
         raise NotRunning("keepalived is not running here")
     return tuple(found)
 
 
-def _parents() -> Iterator[Birth]:
-    """The first process of each keepalived: the others are its children."""
-    pids = set(running("keepalived"))
-    for pid in pids:
-        process = look(pid)
-        if process is not None and process.parent not in pids:
-            yield process.birth
+def _family() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """When each keepalived and its children were born, and the pids of those who are no children.
+
+    Grandchildren are about to become somebody's script.
+    """
+    found = [process for pid in running("keepalived") if (process := look(pid)) is not None]
+    pids = {process.birth.pid for process in found}
+    parents = {process.birth.pid for process in found if process.parent not in pids}
+    ours = sorted(
+        process.birth for process in found if {process.birth.pid, process.parent} & parents
+    )
+    return tuple(birth.ticks for birth in ours), tuple(sorted(parents))
 
 
 def _ask(pid: int) -> tuple[Instance, ...]:

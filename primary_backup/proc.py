@@ -13,11 +13,13 @@ class Birth(NamedTuple):
 
     For a hook that is its own start (the 22nd field of /proc/PID/stat). keepalived forks its
     hooks from one thread, so that this order is the order of its notifications, whatever order
-    the hooks then run in. For a follower it is when it read the word.
+    the hooks then run in. For a follower it is when it read the word, and which one that was.
     """
 
     ticks: int
     pid: int
+    word: int = 0
+    """Of a follower's words, from 1 on: it reads many in one tick."""
 
     @property
     def seconds(self) -> float:

@@ -20,6 +20,10 @@ class Outcome(Enum):
     SKIPPED = "skipped"
 
 
+ENDED = frozenset({Outcome.OK.value, Outcome.DEGRADED.value})
+"""How a transition ends that leaves nothing to be done again, as it is remembered."""
+
+
 class Verdict(NamedTuple):
     """An outcome, why, and what a person should do about it (empty: nothing)."""
 

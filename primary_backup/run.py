@@ -34,8 +34,11 @@ def run(
     *arguments: str,
     seconds: float,
     working: Callable[[], bool] = lambda: False,
+    left: bool = False,
 ) -> Finished:
     """Run a program to its end, or until ``seconds`` passed since it was last seen ``working``.
+
+    What ``working`` raises ends the waiting, and the program with it unless that is ``left``.
 
     ``sh``'s own ``_timeout`` looks at its clock every 100 ms, so that every call lasts as long.
     Here the program writes into pipes of ours: their end is its end, and select(2) the deadline.
@@ -60,10 +63,12 @@ def run(
                 _new_session=True,
                 _ok_code=_ANY_EXIT,
             )
-        except sh.ForkException as error:
+        except BaseException as error:
             os.close(out)
             os.close(errors)
-            raise NotInstalled(f"{program}: cannot be executed") from error
+            if isinstance(error, sh.ForkException):
+                raise NotInstalled(f"{program}: cannot be executed") from error
+            raise
         finally:
             os.close(out_end)
             os.close(errors_end)
@@ -71,10 +76,11 @@ def run(
     ended = False
     try:
         ended = _read(said, running.process, seconds, working)
+        left = False
     finally:
         os.close(out)
         os.close(errors)
-        if not ended:
+        if not ended and not left:
             with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
                 os.killpg(running.pgid, signal.SIGKILL)
     try:

@@ -27,15 +27,15 @@ class Ticket(NamedTuple):
     @property
     def name(self) -> str:
         """Its file: an intent of another boot is none, nor one of another process."""
-        ticks, pid = self.birth
-        return f"ticket.{boot_id()[:8]}.{ticks}.{pid}.{self.started}.{self.state.value}"
+        ticks, pid, word = self.birth
+        return f"ticket.{boot_id()[:8]}.{ticks}.{pid}.{word}.{self.started}.{self.state.value}"
 
     @classmethod
     def parse(cls, name: str) -> "Ticket | None":
         """Read such a name; None where it is not one of this boot."""
         try:
-            kind, boot, ticks, pid, started, state = name.split(".")
-            ticket = cls(Birth(int(ticks), int(pid)), State(state), int(started))
+            kind, boot, ticks, pid, word, started, state = name.split(".")
+            ticket = cls(Birth(int(ticks), int(pid), int(word)), State(state), int(started))
         except ValueError:
             return None
         return ticket if (kind, boot) == ("ticket", boot_id()[:8]) else None
@@ -64,6 +64,7 @@ class Memory(NamedTuple):
     """Device, inode and change time of the UNIX socket; None where there was none."""
     ticks: int = 0
     pid: int = 0
+    word: int = 0
     state: str = ""
     """Who sent the last request, and for which state."""
     transition: str = ""
@@ -71,6 +72,8 @@ class Memory(NamedTuple):
     """The external cache still holds what a promotion committed, or could not prove to have."""
     purge_due: float = 0.0
     """When a purge of ours fires (seconds, CLOCK_BOOTTIME); 0 where none is pending."""
+    forced: bool = False
+    """That purge was meant, whatever keepalived says."""
     done: float = 0.0
     """When that transition ended ``ok`` (seconds, CLOCK_BOOTTIME); 0 if it did not."""
     ended: str = ""
@@ -92,7 +95,7 @@ class Memory(NamedTuple):
     @property
     def birth(self) -> Birth:
         """How old the invocation was that sent the last request."""
-        return Birth(self.ticks, self.pid)
+        return Birth(self.ticks, self.pid, self.word)
 
 
 class RunDir:

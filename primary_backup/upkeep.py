@@ -9,7 +9,7 @@ from primary_backup.controller import Settings, read_conf, replication
 from primary_backup.intent import Intent, Kind
 from primary_backup.plan import PURGES, State
 from primary_backup.proc import boot_seconds
-from primary_backup.proof import Outcome
+from primary_backup.proof import ENDED, Outcome
 from primary_backup.request import Halted, Refused, Unanswered, Unreached
 from primary_backup.rundir import Memory, RunDir, Unusable
 from primary_backup.watch import Look, Need, Pace, Past, Watch
@@ -17,7 +17,7 @@ from primary_backup.watch import Look, Need, Pace, Past, Watch
 LOOK_SECONDS = 5.0
 """Between two looks; a living peer says something every second."""
 _KINDS = {Need.UNFINISHED: Kind.BECOME, Need.PURGE: Kind.PURGE}
-_FINISHED = frozenset({Outcome.OK.value, Outcome.DEGRADED.value, Outcome.SUPERSEDED.value})
+_FINISHED = ENDED | {Outcome.SUPERSEDED.value}
 """What nobody has to finish: a superseded transition has a younger one."""
 
 

@@ -806,7 +806,7 @@ def test_a_record_of_another_boot_is_never_finished(node: Node, boot: str) -> No
     killed_one.wait()
     name = boot_id()[:8] if boot == "this" else "01234567"
     node.run_dir.mkdir(mode=0o700)
-    (node.run_dir / f"ticket.{name}.100.{killed_one.pid}.0.primary").touch()
+    (node.run_dir / f"ticket.{name}.100.{killed_one.pid}.0.0.primary").touch()
     following = node.follow()
     following.goes_round()
     assert states(following) == (["primary"] if boot == "this" else [])

@@ -116,7 +116,7 @@ def test_a_younger_one_that_was_killed_supersedes_nobody(
 def test_a_younger_one_that_acted_supersedes_even_when_it_has_ended(tmp_path: Path) -> None:
     """After its first request was sent, it counts for ever."""
     older = Waiting(tmp_path, born(), State.BACKUP).show()
-    ticks, pid = after(born())
+    ticks, pid, _ = after(born())
     older.run_dir.memorise(Memory(boot=boot_id(), ticks=ticks, pid=pid, state="primary"))
     with pytest.raises(Halted, match="primary"):
         older.turn.take()
@@ -125,7 +125,7 @@ def test_a_younger_one_that_acted_supersedes_even_when_it_has_ended(tmp_path: Pa
 def test_one_that_acted_in_another_boot_supersedes_nobody(tmp_path: Path) -> None:
     """Births of another boot cannot be compared."""
     one = Waiting(tmp_path, born(), State.BACKUP).show()
-    ticks, pid = after(born())
+    ticks, pid, _ = after(born())
     one.run_dir.memorise(Memory(boot="another", ticks=ticks, pid=pid, state="primary"))
     assert one.turn.take() is None
 
