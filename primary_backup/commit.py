@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from primary_backup.peer import Peer
 from primary_backup.proof import Commit, Kernel, Outcome, Verdict, judge_commit
 from primary_backup.request import Refused, Requests, Unanswered, Unreached
 
@@ -10,6 +11,7 @@ STILL_SECONDS = 0.5
 """A running commit makes entries without a pause longer than this."""
 OVER_SECONDS = 10.0
 """How long a purge or a bulk may go on before the commit is repeated all the same."""
+_WORSE = (Outcome.OK, Outcome.DEGRADED)
 _WHY_DEAD = "find out why it died: its log, `journalctl -u conntrackd`, `dmesg`"
 
 
@@ -22,13 +24,26 @@ class Earlier(NamedTuple):
     """It was waited for to its end: what is missing then, the kernel refused."""
 
 
+class Refill(NamedTuple):
+    """Where a cache that is lost comes from: the peer may live, and hold everything."""
+
+    peer: Peer
+    restarted: bool
+    """The daemon is not the one that this node asked as a backup: it holds what came since."""
+
+
 class Committing:
     """One commit on its way; ``seen`` tells what came of it even where it ends in an error."""
 
     def __init__(
-        self, requests: Requests, options: tuple[str, ...], earlier: Earlier | None = None
+        self,
+        requests: Requests,
+        options: tuple[str, ...],
+        earlier: Earlier | None = None,
+        refill: Refill | None = None,
     ) -> None:
         self._requests = requests
+        self._refill = refill
         self._daemon = requests.daemon
         self._options = options
         self._earlier = earlier
@@ -45,8 +60,9 @@ class Committing:
         """Commit, prove it, and return the verdict; raises what a request raises.
 
         A purge that fired meanwhile, or a bulk that was still arriving, is waited for, and the
-        commit asked once more: all copies are seconds old then. What an earlier commit has done
-        is not done again: it would replace live entries by their copies.
+        commit asked once more: all copies are seconds old then. The same where the cache was lost
+        with its daemon, and the peer sends what it held. What an earlier commit has done is not
+        done again: it would replace live entries by their copies.
         """
         if self._earlier is not None:
             verdict = self._finish(self._earlier)
@@ -57,9 +73,29 @@ class Committing:
         verdict = self._attempt()
         if self._answered and self._disturbed():
             self._wait_until_over()
-            self._before = self._last = self._daemon.kernel()
-            verdict = self._attempt()
+            verdict = self._attempt_again()
+        if self._refill is not None and (self._refill.restarted or self._requests.starts):
+            verdict = self._attempt_refilled(self._refill, verdict)
         return verdict
+
+    def _attempt_again(self) -> Verdict:
+        self._before = self._last = self._daemon.kernel()
+        return self._attempt()
+
+    def _attempt_refilled(self, refill: Refill, verdict: Verdict) -> Verdict:
+        """Ask the peer for what was lost: it is not dead where its keepalived or a link is."""
+        why = verdict.reason
+        if refill.restarted and not self._requests.starts:
+            why = f"conntrackd was restarted, its external cache was new; {why}"
+        before = self._requests.status()
+        if not refill.peer.listen(before):
+            return Verdict(Outcome.DEGRADED, f"{why}; no peer is heard to send it again", _WHY_DEAD)
+        self._requests.ask(("-n",))
+        received = refill.peer.answer(before).replicated - before.replicated
+        again = self._attempt_again() if received else verdict
+        why = f"{why}; the peer has sent {received} connections"
+        outcome = max(verdict.outcome, again.outcome, key=_WORSE.index)
+        return Verdict(outcome, f"{why}; {again.reason}" if received else why, verdict.advice)
 
     def _finish(self, earlier: Earlier) -> Verdict:
         """Judge a commit that goes on without its client, once it has come to rest."""
@@ -133,7 +169,7 @@ class Committing:
             )
         return Verdict(
             Outcome.DEGRADED,
-            "conntrackd was not running: its external cache was lost, nothing could be recovered",
+            "conntrackd was not running: its external cache was lost",
             _WHY_DEAD,
         )
 

@@ -228,11 +228,12 @@ class _Invocation:
 
     def _plan(self) -> tuple[Step, ...]:
         kind, replicated = self._intent.kind, replication(self._conf)
-        if kind is Kind.REFRESH:
+        disarms = self._state is State.PRIMARY and self._history.has_armed
+        if kind is Kind.REFRESH and not disarms:
             return refresh(self._state, replicated)
         if kind is Kind.PURGE:
             return purge(replicated)
-        again = self._state is State.PRIMARY and self._is_live()
+        again = self._state is State.PRIMARY and (kind is Kind.REFRESH or self._is_live())
         return plan(self._state, replicated, again=again)
 
     def _is_live(self) -> bool:

@@ -26,6 +26,7 @@ class History:
         self._boot = boot_id()
         self._memory = Memory()
         self._identity: Callable[[], tuple[int, ...] | None] = lambda: None
+        self._standby = self._restarted = False
         self._begun = False
         self.transition = "-".join((self._boot[:8], *map(str, ticket.birth)))
         """This transition's id: higher is newer."""
@@ -42,8 +43,11 @@ class History:
         self._identity = identity
         daemon = identity()
         before = self._run_dir.recall() if self._run_dir is not None else Memory()
-        if daemon is not None and before.daemon is not None and daemon == tuple(before.daemon):
-            self._memory = before
+        self._standby = before.state in {state.value for state in PURGES}
+        if before.daemon is not None:
+            self._restarted = daemon != tuple(before.daemon)
+            if not self._restarted:
+                self._memory = before
 
     def done_by(self) -> str | None:
         """Which transition did the same, and proved it, while this one was born already."""
@@ -93,6 +97,11 @@ class History:
         """Whether nothing is known of what was asked of this daemon."""
         return not self._memory.state
 
+    @property
+    def has_armed(self) -> bool:
+        """Whether a purge that this tool asked for has not fired yet."""
+        return boot_seconds() < self._memory.purge_due
+
     def begin(self, steps: tuple[Step, ...], *, live: bool) -> Past:
         """Write down the intent, before the first request; what this one has to reckon with.
 
@@ -101,8 +110,10 @@ class History:
         earlier = self._earlier()
         past = Past(
             self._memory.kept,
-            purge_pending=boot_seconds() < self._memory.purge_due,
+            purge_pending=self.has_armed,
             earlier=earlier,
+            standby=self._standby,
+            restarted=self._restarted,
         )
         memory = self._memory._replace(
             boot=self._boot,

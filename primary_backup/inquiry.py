@@ -98,9 +98,7 @@ class Inquiry:
         typed = memory.state in {state.value for state in PURGES}
         if said.state is State.PRIMARY and typed and self._tenure.is_unbroken(said):
             why = f"{why}, and has all along; {memory.state} was not its word"
-            pending = boot_seconds() < memory.purge_due
-            kind = Kind.REASSERT if pending else Kind.REFRESH  # only the first one disarms
-            intent = Intent(State.PRIMARY, why, kind)
+            intent = Intent(State.PRIMARY, why, Kind.REFRESH)
         else:
             intent = Intent(said.state, why, Kind.RECALL, self._tenure.since(said, memory))
         self._inbox.answer(intent, before)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from primary_backup.commit import Committing, Earlier
+from primary_backup.commit import Committing, Earlier, Refill
 from primary_backup.peer import Peer
 from primary_backup.plan import Step, When
 from primary_backup.proof import (
@@ -40,6 +40,10 @@ class Past(NamedTuple):
     """A purge that this tool asked for has not fired yet."""
     earlier: Earlier | None = None
     """What a killed process of this same promotion has committed."""
+    standby: bool = False
+    """This node was none but a backup, or in fault, before."""
+    restarted: bool = False
+    """By another daemon than this one, whose caches are new."""
 
 
 class StepResult(NamedTuple):
@@ -201,7 +205,10 @@ class Transition:
 
     def _commit(self, step: Step) -> Verdict:
         self._about_to(step)
-        committing = Committing(self._requests, step.options, self._past.earlier)
+        # In ALARM the peer sends everything by itself, sooner or later.
+        asks = self._past.standby and any(each.name == "bulk-send" for each in self._plan)
+        refill = Refill(self._peer, self._past.restarted) if asks else None
+        committing = Committing(self._requests, step.options, self._past.earlier, refill)
         self._copies = True  # until it is flushed: also where an error ends this
         try:
             verdict = committing.carry_out()

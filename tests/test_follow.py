@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from primary_backup.fifo import Fifo
 from primary_backup.inbox import Inbox
-from primary_backup.intent import Kind
+from primary_backup.intent import Intent, Kind
 from primary_backup.notify import STATES, Followed
 from primary_backup.plan import State
 from primary_backup.proc import TICKS_PER_SECOND, boot_id, boot_seconds
@@ -280,6 +280,22 @@ def test_another_instance_s_rival_is_not_ours(node: Node) -> None:
     assert node.asked == [*PROMOTION, *REASSERTION]
 
 
+def test_a_rival_takes_the_place_of_no_promotion_that_failed(
+    node: Node, follower: Follower
+) -> None:
+    """Its commit is still owed: only entries that were brought back are worth asserting."""
+    node.on("-c", 'refuse "parsing config file in line (1)"')
+    follower.say("MASTER")
+    assert follower.finished(1)["outcome"] == "failed"
+    goes_on(node, "-c")
+    asked = len(node.asked)
+
+    follower.write(ANOTHER_MASTER)
+
+    until(lambda: len(follower.transitions) > 1, "what is owed is done")
+    assert node.asked[asked:][:4] == PROMOTION
+
+
 # -- any bytes ----------------------------------------------------------------------------------
 
 OURS = [f'GROUP "G1" {word} 0'.encode() for word in ("MASTER", "BACKUP", "FAULT", "STOP")]
@@ -390,13 +406,51 @@ def test_a_rival_is_of_interest_once_the_promotion_is_taken() -> None:
         assert word.intent.kind is Kind.REASSERT
 
 
-def test_a_burst_is_not_of_the_future() -> None:
-    """A word is as old as its reading: what somebody wants after it is younger."""
+@given(SAID, st.sampled_from(list(State)[:3]), SAID)
+def test_an_answer_is_older_than_what_was_said_since(
+    before: list[bytes], answered: State, since: list[bytes]
+) -> None:
+    """keepalived's answer counts like a line that it wrote between the two."""
+    answers = {State.PRIMARY: OURS[0], State.BACKUP: OURS[1], State.FAULT: OURS[2]}
     with inbox() as (box, write):
-        write(lines(*OURS[:2] * 500))
-        word = box.look()
-        assert word is not None
-        assert word.birth.ticks <= Inbox(box.fifo, Followed("GROUP", "G1")).birth().ticks
+        write(lines(*before))
+        waiting = box.look()
+        write(lines(*since))
+        box.answer(Intent(answered, "keepalived says so", Kind.RECALL), waiting)
+        word = box.take()
+    expected = wanted(lines(*before), lines(answers[answered]), lines(*since))
+    assert word is not None
+    assert expected is not None
+    assert word.intent.state is expected.state
+    if since[-1:] == OURS[:1]:
+        assert word.intent.stepped_down == expected.stepped_down
+
+
+@given(SAID)
+def test_what_follows_from_a_look_replaces_no_word(said: list[bytes]) -> None:
+    """A promotion that came while somebody looked at conntrackd is not lost."""
+    with inbox() as (box, write):
+        birth = box.birth()
+        write(lines(*said))
+        expected = box.look()
+        box.propose(Intent(State.BACKUP, "a look", Kind.REFRESH), birth)
+        word = box.take()
+    assert word is not None
+    if expected is not None:
+        assert word == expected
+    else:
+        assert word.birth == birth
+
+
+def test_a_word_is_not_of_the_future() -> None:
+    """It is as old as its reading, in a burst as well: what somebody types after it is younger."""
+    with inbox() as (box, write):
+        for line in OURS[:2] * 500:
+            write(lines(line))
+            box.look()
+            word = box.take()
+            assert word is not None
+            assert word.birth.ticks <= boot_seconds() * TICKS_PER_SECOND
 
 
 def test_no_two_words_that_are_acted_upon_are_of_the_same_age() -> None:
@@ -615,6 +669,20 @@ def test_a_stop_that_comes_right_after_the_signal_is_heard(node: Node) -> None:
             os.write(end, b'GROUP "G1" STOP 0\n')
             assert follower.wait(within=3).code == 0
     assert states(follower) == ["stop"]
+
+
+def test_a_signal_does_not_wait_for_a_daemon_that_is_being_started(
+    node: Node, follower: Follower
+) -> None:
+    """And leaves it to itself: half a start would leave a lock file."""
+    node.on("any", DOWN)
+    node.on("-d", ": >$world/asking; until_told go; : >$world/up")
+    follower.say("MASTER")
+    until((node.world / "asking").exists, "conntrackd is being started")
+    follower.signal(signal.SIGTERM)
+    assert follower.wait(within=2).code == 0
+    node.tell("go")
+    until((node.world / "up").exists, "it is started all the same")
 
 
 @pytest.mark.parametrize(
@@ -851,6 +919,15 @@ def test_a_hook_that_is_late_is_older_than_a_word(node: Node, follower: Follower
     late.signal(signal.SIGCONT)
     assert late.wait().code == 4
     assert node.asked == asked
+
+
+def test_a_hook_after_slow_flips_is_younger_than_they_are(node: Node, follower: Follower) -> None:
+    """Each of them supersedes the one before within a tick of the clock."""
+    for number in range(200):
+        follower.say(("BACKUP", "FAULT")[number % 2])
+        until(lambda: len(follower.transitions) >= number, "it supersedes the one before")  # noqa: B023
+    assert node.run("primary").event["outcome"] == "ok"
+    assert min(event["waited_seconds"] for event in follower.transitions) >= 0
 
 
 def test_a_hook_after_a_burst_is_younger_than_its_words(node: Node, follower: Follower) -> None:

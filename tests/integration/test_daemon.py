@@ -154,6 +154,59 @@ def test_a_daemon_dead_at_promotion_loses_nothing_in_direct_mode(lab: Lab) -> No
     assert "cache was lost" not in event["reason"]
 
 
+@pytest.mark.parametrize("end", ["stop_conntrackd", "kill_conntrackd"])
+@pytest.mark.parametrize("restarted", [True, False])
+def test_what_a_backup_s_daemon_has_lost_comes_from_a_peer_that_lives(
+    lab: Lab, end: str, *, restarted: bool
+) -> None:
+    """Its link or its keepalived has failed, not its conntrackd: it holds every connection."""
+    pair = replicated(lab, 1000)
+    assert become(pair.fw2, "backup")["outcome"] == "ok"
+    getattr(pair.fw2, end)()
+    if restarted:
+        pair.fw2.hook("unlock")
+        pair.fw2.start_conntrackd()
+        assert pair.fw2.external() == 0
+
+    event = become(pair.fw2, "primary")
+
+    assert event["outcome"] == ("ok" if restarted else "degraded"), event["reason"]
+    assert (event["recovered"], event["expected"]) == (1000, 1000)
+    assert "the peer has sent 1000 connections" in event["reason"]
+    assert pair.fw2.kernel_entries() >= 1000
+    assert pair.fw2.external() == 0
+    assert pair.fw2.internal() == 1000
+
+
+def test_what_nobody_holds_any_more_is_called_lost(lab: Lab) -> None:
+    """The daemon was restarted, and the peer is dead: that is no clean promotion."""
+    pair = replicated(lab, 1000)
+    assert become(pair.fw2, "backup")["outcome"] == "ok"
+    pair.fw2.stop_conntrackd()
+    pair.fw2.start_conntrackd()
+    pair.fw1.kill_conntrackd()
+
+    event = become(pair.fw2, "primary")
+
+    assert (event["outcome"], event["recovered"]) == ("degraded", 0)
+    assert "conntrackd was restarted" in event["reason"]
+
+
+def test_a_masked_unit_is_not_gone_around(lab: Lab) -> None:
+    """Whoever masked it wants no conntrackd: the record says how to have one again."""
+    pair = replicated(lab, 10)
+    pair.fw2.kill_conntrackd()
+    with_systemd(pair.fw2, "")
+    systemctl = pair.fw2.path("/usr/bin/systemctl")
+    systemctl.write_text(systemctl.read_text().replace("LoadState=loaded", "LoadState=masked"))
+
+    event = become(pair.fw2, "primary")
+
+    assert event["outcome"] == "failed"
+    assert "systemctl unmask conntrackd.service" in event["reason"]
+    assert pair.fw2.pids("conntrackd", "-d") == []
+
+
 def test_a_daemon_dead_at_a_demotion_is_started_and_gets_its_replica(lab: Lab) -> None:
     """A backup whose daemon died holds no copies: it needs both, the daemon and the peer's."""
     pair = replicated(lab, 1000)

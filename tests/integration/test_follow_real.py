@@ -629,6 +629,70 @@ def test_a_node_whose_keepalived_writes_elsewhere_is_promoted_all_the_same(pair:
     assert pair.fw2.events("transition.finished")[-1]["recovered"] >= COUNT
 
 
+def test_a_node_whose_keepalived_writes_elsewhere_is_kept_in_sync_all_the_same(lab: Lab) -> None:
+    """Hooks, and beside them a follower that is there to heal."""
+    pair = lab(wiring="hooks").start()
+    replicated(pair)
+    pair.fw2.start_follower()
+    pair.fw2.until(
+        lambda: [e for e in pair.fw2.events("keepalived.asked") if e["outcome"] == "degraded"],
+        HEALED, "says that it is not written to",
+    )  # fmt: skip
+    earlier = ended(pair.fw2)
+
+    pair.fw2.kill_conntrackd()
+
+    assert finished(pair.fw2, "backup", earlier)[0]["outcome"] == "ok"
+    pair.fw2.until(lambda: pair.fw2.external() >= COUNT, HEALED, "holds the copies again")
+
+
+@pytest.mark.parametrize("wiring", ["fifo", "hooks"])
+def test_a_primary_that_is_typed_on_the_backup_spoils_no_failover(pair: Pair, wiring: str) -> None:
+    """keepalived's own promotion is the first one all the same; with hooks the record says so."""
+    traffic = opened(pair)
+    earlier = ended(pair.fw2)
+
+    event = pair.fw2.hook_json("primary")
+
+    assert event["outcome"] == "degraded"
+    assert "keepalived says that this node is backup" in event["reason"]
+    if wiring == "fifo":
+        assert finished(pair.fw2, "backup", earlier)[0]["outcome"] == "ok"
+    else:
+        pair.fw1.client("-B")
+    pair.fw2.until(lambda: pair.fw2.external() >= CONNECTIONS, WITHIN, "holds the copies again")
+    pair.fw1.cut()
+    failover = finished(pair.fw2, "primary", earlier + 1)[-1]
+    assert failover["outcome"] == "ok", failover["reason"]
+    assert failover["recovered"] >= CONNECTIONS
+    assert traffic.finish(WITHIN)["alive"] == CONNECTIONS
+
+
+def test_a_purge_that_keepalived_was_too_busy_to_forbid_is_taken_back(lab: Lab) -> None:
+    """It did not answer in time, and says primary later: the purge never fires."""
+    pair = lab(wiring="fifo", conntrackd={"PurgeTimeout 60": "PurgeTimeout 20"}).start()
+    replicated(pair)
+    pair.fw2.load_entries(COUNT)  # the peer's own, so that only keepalived can object
+    pair.fw1.until(lambda: pair.fw1.external() >= COUNT, WITHIN, "holds copies too")
+    # The dump is the parent's to ask for: the other one goes on sending its adverts.
+    (parent, *_) = sorted(pair.fw1.pids("keepalived"))
+    earlier = ended(pair.fw1)
+    pair.fw1.signal(signal.SIGSTOP, parent)
+    try:
+        assert "-t" in asked(pair.fw1.hook_json("backup"))
+    finally:
+        pair.fw1.signal(signal.SIGCONT, parent)
+
+    returned = finished(pair.fw1, "primary", earlier)[0]
+
+    assert "backup was not its word" in returned["cause"]
+    assert asked(returned) == ["-f internal", "-R", "-B"]
+    stays(
+        lambda: pair.fw1.kernel_entries() >= COUNT,
+        seconds=PURGE_SECONDS + 20, what="has every entry",
+    )  # fmt: skip
+
+
 # -- what it costs --------------------------------------------------------------------------------
 
 
