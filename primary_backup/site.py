@@ -114,7 +114,8 @@ def read_site(text: str) -> Site:
 
 def _parsed(parse: Callable[[str], Any], what: str) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
-        if isinstance(value, str):
+        # No value of a site has a `%`, and what follows it in an IPv6 address may be anything.
+        if isinstance(value, str) and "%" not in value:
             try:
                 return parse(value)
             except ValueError:

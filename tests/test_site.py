@@ -111,6 +111,21 @@ def test_a_wrong_value_gets_a_line_that_names_it(old: str, new: str, line: str) 
     assert [told for told in wrong(old, new) if told.startswith(line)]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ('"2001:db8:2::1"', r'"2001:db8:2::1%x\n    }\n    evil\n"', "outside.vips.2"),
+        ('"2001:db8:2::1"', '"2001:db8:2::1", "2001:db8:2::1%z"', "outside.vips.3"),
+        ('"2001:db8:2::2/64"', r'"2001:db8:2::2%\nevil/64"', "node.1.outside.2"),
+    ],
+)
+def test_nothing_rides_on_an_address_into_a_file(old: str, new: str, where: str) -> None:
+    """The zone of an IPv6 address is free text, which nothing here needs."""
+    (line,) = wrong(old, new)
+
+    assert line.startswith(f"{where}: ")
+
+
 def test_networks_that_overlap_are_named() -> None:
     """A router between two networks that share addresses leads nowhere."""
     text = SITE.replace("10.99.99.1/30", "10.10.0.5/30").replace("10.99.99.2/30", "10.10.0.6/30")
