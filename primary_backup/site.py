@@ -109,6 +109,25 @@ def read_site(text: str) -> Site:
     return site
 
 
+# What conntrackd, which has no quotes, reads as something else than a name.
+_NO_NAME = re.compile(
+    r"""
+    [0-9a-fA-F]{1,4}  # an address (d0)
+    | (?i: alarm|ftfw|nack|no|notrack|off|on|persistent|yes )
+    # Its keywords, as far as they are short enough for an interface.
+    | ACKWindowSize|Accept|Address|Backlog|CLOSE|CLOSED|CLOSE_WAIT|CacheTimeout|Checksum|
+    CommitTimeout|Default|ESTABLISHED|ExpectMax|ExpectTimeout|ExpectationSync|FIN_WAIT|
+    Filter|From|General|Group|HashLimit|HashSize|Helper|IPv4_address|IPv4_interface|
+    IPv6_address|IPv6_interface|Ignore|Interface|Kernelspace|LAST_ACK|LISTEN|LockFile|
+    LogFile|Mode|Multicast|Nice|Options|Path|Policy|PollSecs|Port|Priority|Protocol|
+    PurgeTimeout|QueueLen|QueueNum|RcvSocketBuffer|RefreshTime|ResendQueueSize|SYN_RECV|
+    SYN_SENT|Scheduler|SndSocketBuffer|StartupResync|State|Stats|Sync|Syslog|Systemd|TCP|
+    TIME_WAIT|Type|UDP|UNIX|Userspace|for
+    """,
+    re.VERBOSE,
+)
+
+
 # -- each value by itself -----------------------------------------------------------------------
 
 
@@ -149,8 +168,7 @@ def _name(text: str) -> str:
 
 
 def _device(text: str) -> str:
-    # conntrackd 1.4.7 takes a name of hexadecimal digits alone for a number (seen: d0).
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text) or re.fullmatch(r"[0-9a-fA-F]+", text):
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,14}", text) or _NO_NAME.fullmatch(text):
         raise ValueError(text)
     return text
 

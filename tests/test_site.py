@@ -112,6 +112,30 @@ def test_a_wrong_value_gets_a_line_that_names_it(old: str, new: str, line: str) 
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("1eth", "_x", "-x", ".", "..", "eth 0", "eth0/1", "a2345678901234567", "äth0", ""),
+        *("d0", "a", "beef", "BEEF", "1234"),
+        *("on", "Off", "yes", "NO", "nack", "Alarm", "ftfw", "persistent", "notrack"),
+        *("TCP", "UDP", "Port", "Path", "for", "Interface", "CLOSE_WAIT", "StartupResync"),
+    ],
+)
+def test_a_name_that_conntrackd_cannot_read_is_refused(name: str) -> None:
+    """Its configuration has no quotes: what begins otherwise or is a word of its own is no name."""
+    (line,) = wrong('interface = "eth0"', f'interface = "{name}"')
+
+    assert line.startswith(f"outside.interface: {name!r} is not the name of a network interface")
+
+
+def test_a_name_that_both_can_read_is_taken() -> None:
+    """More than four hexadecimal digits are a name, and nft gets every name in quotes."""
+    for name in ("beef0", "c0ffee", "facade", "ct", "log", "mark", "WAN", "tcp", "br-lan.100"):
+        site = read_site(SITE.replace('"eth0"', f'"{name}"'))
+
+        assert site.outside.interface == name
+
+
+@pytest.mark.parametrize(
     ("old", "new", "where"),
     [
         ('"2001:db8:2::1"', r'"2001:db8:2::1%x\n    }\n    evil\n"', "outside.vips.2"),

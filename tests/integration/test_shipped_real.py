@@ -57,6 +57,29 @@ def test_conntrackd_takes_every_word_of_what_is_shipped(lab: Lab, mode: Mode) ->
         assert not re.search(r"warning|error|deprecated|unknown", log, re.IGNORECASE), log
 
 
+@pytest.mark.parametrize(
+    "names", [("ct", "log", "mark"), ("set", "type", "beef0"), ("WAN", "tcp", "br-lan.1")]
+)
+def test_every_interface_that_a_site_may_have_is_one_for_the_programs(
+    lab: Lab, names: tuple[str, str, str]
+) -> None:
+    """keepalived, conntrackd and nft read a name as a name, whatever else the word means."""
+    text, firewall = Path(EXAMPLE).read_text(), lab().fw1
+    for old, new in zip(("eth0", "eth1", "eth2"), names, strict=True):
+        text = text.replace(f'"{old}"', f'"{new}"')
+        firewall.ip(
+            f"link set dev {old} down", f"link set dev {old} name {new}", f"link set dev {new} up"
+        )
+    for path, rendered in render(read_site(text), "fw-1").items():
+        firewall.path(f"/run/{Path(path).name}").write_text(rendered)
+
+    firewall.run("nft", "-f", "/run/ftfw.nft")
+    firewall.run("conntrackd", "-d", "-C", "/run/conntrackd.conf")
+    tested = firewall.run("keepalived", "-t", "-f", "/run/keepalived.conf")
+
+    assert tested.stdout + tested.stderr == ""
+
+
 def test_a_rendered_ruleset_without_ports_and_ipv6_loads(lab: Lab) -> None:
     """nft takes what is left when a site forwards nothing, twice over."""
     pair = lab()
