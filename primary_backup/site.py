@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
+    IPv4Network,
     IPv6Address,
     IPv6Interface,
+    IPv6Network,
     ip_address,
     ip_interface,
 )
@@ -20,6 +22,7 @@ WIRINGS = ("fifo", "hooks")
 MODES = ("ftfw", "direct", "notrack", "alarm")
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 Interface = IPv4Interface | IPv6Interface
 """An address with the length of its network's prefix."""
 
@@ -144,10 +147,33 @@ def _parsed(parse: Callable[[str], Any], what: str) -> Callable[[Any], Any]:
     return check
 
 
+def _address(text: str) -> Address:
+    address = ip_address(text)
+    for kind in ("unspecified", "loopback", "multicast"):
+        if getattr(address, f"is_{kind}"):
+            raise vol.Invalid(f"{address} is {kind}: no host of a network has it")
+    if address.version == 6 and address.is_link_local:
+        raise vol.Invalid(f"{address} is link-local: give one that is routed")
+    return address
+
+
 def _with_prefix(text: str) -> Interface:
     if "/" not in text:
         raise ValueError(text)
-    return ip_interface(text)
+    interface = ip_interface(text)
+    if wrong := _no_host(_address(str(interface.ip)), interface.network):
+        raise vol.Invalid(wrong)
+    return interface
+
+
+def _no_host(address: Address, network: Network) -> str:
+    """Why no host of this network can have that address; empty where one can."""
+    if network.prefixlen < network.max_prefixlen - 1:  # else it is two hosts and nothing more
+        if address == network.network_address:
+            return f"{address} is the address of the network {network} itself"
+        if address == network.broadcast_address and address.version == 4:
+            return f"{address} is the broadcast address of {network}"
+    return ""
 
 
 def _with_prefix4(text: str) -> IPv4Interface:
@@ -158,7 +184,7 @@ def _target(text: str) -> tuple[IPv4Address, int]:
     host, _, port = text.rpartition(":")
     if not 1 <= int(port) <= 65535:
         raise ValueError(port)
-    return IPv4Address(host), int(port)
+    return IPv4Address(str(_address(host))), int(port)
 
 
 def _name(text: str) -> str:
@@ -196,7 +222,7 @@ _ADDRESSES = [_parsed(_with_prefix, "an address with a prefix length, as in 10.1
 _SEGMENT = {
     vol.Required("interface"): _INTERFACE,
     vol.Required("vrid"): _whole(1, 255),
-    vol.Required("vips"): [_parsed(ip_address, "an address without a prefix length")],
+    vol.Required("vips"): [_parsed(_address, "an address without a prefix length")],
 }
 _SCHEMA = vol.Schema(
     {
@@ -246,6 +272,8 @@ def _contradictions(site: Site) -> Iterator[str]:
     first, second = site.nodes
     if first.name == second.name:
         yield f"node: both are named {first.name}"
+    elif first.name.lower() == second.name.lower():
+        yield f"node: {first.name} and {second.name} differ in nothing but case"
     interfaces = (site.outside.interface, site.inside.interface, site.link)
     if len(set(interfaces)) < len(interfaces):
         yield f"outside, inside and link share an interface: {', '.join(interfaces)}"
@@ -256,8 +284,13 @@ def _contradictions(site: Site) -> Iterator[str]:
     yield from _overlaps(first)
     yield from _twice(site)
     for forward in site.forwards:
-        if not any(forward.to in each.network for each in first.inside):
+        networks = [each.network for each in first.inside if forward.to in each.network]
+        if not networks:
             yield f"forward: {forward.to} lies outside of the inside network"
+        elif wrong := _no_host(forward.to, networks[0]):
+            yield f"forward: {wrong}"
+        elif str(forward.to) in _given(site):
+            yield f"forward: {forward.to} is an address of the firewalls themselves"
 
 
 def _overlaps(node: Node) -> Iterator[str]:
@@ -285,11 +318,17 @@ def _of_segment(
     for vip in segment.vips:
         if not any(vip in network for network in networks):
             yield f"{name}.vips: {vip} lies outside of the nodes' network"
+        told = filter(None, (_no_host(vip, network) for network in networks))
+        yield from (f"{name}.vips: {wrong}" for wrong in told)
 
 
-def _twice(site: Site) -> Iterator[str]:
+def _given(site: Site) -> list[str]:
     given = [str(vip) for vip in (*site.outside.vips, *site.inside.vips)]
     for node in site.nodes:
         given += [str(each.ip) for each in (*node.outside, *node.inside, node.link)]
-    given += [f"port {forward.port}" for forward in site.forwards]
+    return given
+
+
+def _twice(site: Site) -> Iterator[str]:
+    given = _given(site) + [f"port {forward.port}" for forward in site.forwards]
     yield from (f"{each} is given twice" for each in sorted(set(given)) if given.count(each) > 1)

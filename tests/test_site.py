@@ -103,6 +103,34 @@ def test_what_is_left_out_is_what_is_recommended() -> None:
         ),
         ("10.10.0.10:80", "10.11.0.10:80", "forward: 10.11.0.10 lies outside of the inside"),
         ("10.10.0.10:80", "10.10.0.10", "forward.1.to: '10.10.0.10' is not an IPv4 address"),
+        ("10.10.0.10:80", "10.10.0.0:80", "forward: 10.10.0.0 is the address of the network"),
+        ("10.10.0.10:80", "10.10.0.1:80", "forward: 10.10.0.1 is an address of the firewalls"),
+        ("10.10.0.10:80", "10.10.0.3:80", "forward: 10.10.0.3 is an address of the firewalls"),
+        ("10.10.0.10:80", "127.0.0.1:80", "forward.1.to: 127.0.0.1 is loopback"),
+        (
+            '"192.0.2.1"',
+            '"192.0.2.0"',
+            "outside.vips: 192.0.2.0 is the address of the network 192.0.2.0/24 itself",
+        ),
+        (
+            '"192.0.2.1"',
+            '"192.0.2.255"',
+            "outside.vips: 192.0.2.255 is the broadcast address of 192.0.2.0/24",
+        ),
+        ('"2001:db8:2::1"', '"2001:db8:2::"', "outside.vips: 2001:db8:2:: is the address of the"),
+        ('"2001:db8:2::1"', '"fe80::1"', "outside.vips.2: fe80::1 is link-local"),
+        ('"2001:db8:2::1"', '"::"', "outside.vips.2: :: is unspecified"),
+        ('"192.0.2.1"', '"224.0.0.18"', "outside.vips.1: 224.0.0.18 is multicast"),
+        (
+            '"10.10.0.2/24"',
+            '"10.10.0.255/24"',
+            "node.1.inside.1: 10.10.0.255 is the broadcast address of 10.10.0.0/24",
+        ),
+        ('"10.10.0.2/24"', '"127.0.0.2/8"', "node.1.inside.1: 127.0.0.2 is loopback"),
+        ('"2001:db8:2::2/64"', '"::1/64"', "node.1.outside.2: ::1 is loopback"),
+        ('"10.99.99.2/30"', '"10.99.99.3/30"', "node.2.link: 10.99.99.3 is the broadcast address"),
+        ('"10.99.99.1/30"', '"10.99.99.0/30"', "node.1.link: 10.99.99.0 is the address of the"),
+        ('name = "fw-2"', 'name = "FW-1"', "node: fw-1 and FW-1 differ in nothing but case"),
         ("[outside]", "[outside", "not TOML: Expected ']' at the end of a table declaration"),
     ],
 )
@@ -148,6 +176,17 @@ def test_nothing_rides_on_an_address_into_a_file(old: str, new: str, where: str)
     (line,) = wrong(old, new)
 
     assert line.startswith(f"{where}: ")
+
+
+def test_a_network_of_two_hosts_has_no_other_addresses() -> None:
+    """In a /31 and a /127 both addresses are a host's; so is an IPv6 network's last one."""
+    text = SITE.replace("10.99.99.1/30", "10.99.99.0/31").replace("10.99.99.2/30", "10.99.99.1/31")
+    last = "2001:db8:2:0:ffff:ffff:ffff:ffff"
+
+    site = read_site(text.replace("2001:db8:2::3/64", f"{last}/64"))
+
+    assert [str(node.link.ip) for node in site.nodes] == ["10.99.99.0", "10.99.99.1"]
+    assert str(site.nodes[1].outside[1].ip) == last
 
 
 def test_networks_that_overlap_are_named() -> None:
