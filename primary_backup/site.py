@@ -90,10 +90,12 @@ def read_site(text: str) -> Site:
     """Read a site file (TOML); raises SiteError with a line for everything that is wrong."""
     try:
         said = _SCHEMA(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise SiteError(f"not TOML: {error}") from error
+    except RecursionError as error:
+        raise SiteError("not a site: nested too deeply") from error
     except vol.MultipleInvalid as errors:
         raise SiteError(*(_line(error) for error in errors.errors)) from errors
+    except ValueError as error:  # TOMLDecodeError, and a number of more than 4300 digits
+        raise SiteError(one_line(f"not TOML: {error}")) from error
     site = Site(
         said["wiring"],
         said["mode"],
@@ -259,7 +261,12 @@ def _line(error: vol.Invalid) -> str:
         "extra keys not allowed": "unknown key: remove it, or mend its spelling",
         "required key not provided": "is missing",
     }.get(error.msg, error.msg)
-    return f"{where}: {what}"
+    return one_line(f"{where}: {what}")
+
+
+def one_line(text: str) -> str:
+    """A text for a person's terminal: line breaks and control characters are spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 # -- all of them together -----------------------------------------------------------------------

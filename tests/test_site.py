@@ -215,6 +215,19 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     assert len(lines) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (r'"a\nb\u001b[31m" = 1', r"a\nb\x1b[31m: unknown key: remove it, or mend its spelling"),
+        (f"x = {'[' * 5000}", "not a site: nested too deeply"),
+        (f"vrid = {'1' * 5000}", "not TOML: Exceeds the limit (4300 digits)"),
+    ],
+)
+def test_nothing_in_a_file_makes_more_of_an_error_than_a_line(text: str, line: str) -> None:
+    """No line break, nothing that a terminal acts upon, no traceback."""
+    assert [told for told in wrong("[outside]", f"{text}\n[outside]") if told.startswith(line)]
+
+
 @given(st.text())
 def test_any_text_is_a_site_or_an_error_of_it(text: str) -> None:
     """There is no traceback, whatever is given as one."""
