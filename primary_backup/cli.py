@@ -1,6 +1,7 @@
 """The command line: options in, exit status out."""
 
 import contextlib
+import os
 import sys
 from functools import partial
 from typing import Any, NoReturn
@@ -184,17 +185,26 @@ def _show_example(context: click.Context, _: click.Parameter, value: bool) -> No
         from primary_backup.render import EXAMPLE
 
         with open(EXAMPLE, encoding="utf-8") as file:
-            click.echo(file.read(), nl=False)
+            _print(file.read())
         context.exit()
+
+
+def _given(_: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not value:  # an unset shell variable; the current directory is `.`
+        raise click.BadParameter("it is empty", param=parameter)
+    return value
 
 
 @command.command(name="render")
 @click.option(
-    "--site", metavar="PATH", required=True,
+    "--site", metavar="PATH", required=True, callback=_given,
     help="The site file (TOML): two nodes, their networks and virtual addresses.",
 )  # fmt: skip
 @click.option("--node", metavar="NAME", required=True, help="The node whose files are wanted.")
-@click.option("--output", metavar="DIR", required=True, help="Where they go; made if missing.")
+@click.option(
+    "--output", metavar="DIR", required=True, callback=_given,
+    help="Where they go; made if missing.",
+)  # fmt: skip
 @click.option(
     "--example", is_flag=True, is_eager=True, expose_value=False, callback=_show_example,
     help="Print a commented site file and exit.",
@@ -205,21 +215,30 @@ def render_command(site: str, node: str, output: str) -> None:
     Files that are there and differ are never touched.
     """
     from primary_backup.render import Existing, render, write
-    from primary_backup.site import SiteError, read_site
+    from primary_backup.site import SiteError, one_line, read_site
 
     try:
         with open(site, encoding="utf-8") as file:
             written = write(render(read_site(file.read()), node), output)
     except SiteError as error:
-        _fail(*(f"{site}: {line}" for line in error.args))
+        _fail(*(one_line(f"{site}: {line}") for line in error.args))
     except ValueError as error:  # no such node, or not UTF-8
-        _fail(f"{site}: {error}")
+        _fail(one_line(f"{site}: {error}"))
     except Existing as error:
-        _fail(f"{error} is there and differs: move it away, or name another --output")
+        there = f"{error} is there and differs: move it away, or name another --output"
+        _fail(one_line(there))
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}")
-    for path in written:
-        click.echo(f"{output}/{path}")
+        _fail(one_line(f"{error.filename}: {error.strerror}"))
+    _print("".join(one_line(f"{output}/{path}") + "\n" for path in written))
+
+
+def _print(text: str) -> None:
+    try:
+        click.echo(text, nl=False)
+    except OSError as error:
+        # Python would try once more at its end, with a traceback of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(f"standard output: {error.strerror}")
 
 
 def _fail(*lines: str) -> NoReturn:

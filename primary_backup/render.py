@@ -69,25 +69,37 @@ def render(site: Site, name: str) -> dict[str, str]:
 
 
 def write(files: dict[str, str], directory: str) -> list[str]:
-    """Write them below a directory, all or none; raises Existing, or OSError.
+    """Write them below a directory, all or none; raises Existing, or OSError with its path.
 
-    The paths of those that were not there yet; one that is there and differs is never touched.
+    The paths of those that were not there yet; what is there and differs is never touched. After
+    an error all that was written is removed again, but for new directories; a kill leaves a part.
     """
     missing = []
     for path, text in files.items():
         target = os.path.join(directory, path)
-        try:
-            with open(target, encoding="utf-8") as file:
-                if file.read() != text:
-                    raise Existing(target)
-        except FileNotFoundError:
+        if not os.path.lexists(target):
             missing.append(path)
+        elif not os.path.isfile(target) or _bytes(target) != text.encode():
+            raise Existing(target)  # a link that leads nowhere is somebody's, too
+    written: list[str] = []
     for path in missing:
         target = os.path.join(directory, path)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "x", encoding="utf-8") as file:
-            file.write(files[path])
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(target, "xb") as file:
+                written.append(target)
+                file.write(files[path].encode())
+        except OSError as error:
+            for each in written:
+                os.unlink(each)
+            error.filename = error.filename or target  # a full disk names none
+            raise
     return missing
+
+
+def _bytes(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _ignored(site: Site) -> Iterator[tuple[Any, ...]]:

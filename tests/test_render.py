@@ -11,6 +11,7 @@ from primary_backup.cli import main
 from primary_backup.conf import read_conntrackd
 from primary_backup.render import EXAMPLE, Existing, render, write
 from primary_backup.site import MODES, read_site
+from tests.fake.node import Node
 
 PACKAGING = Path(__file__).parents[1] / "packaging"
 SITE = read_site(Path(EXAMPLE).read_text())
@@ -192,3 +193,80 @@ def test_a_file_that_is_there_and_differs_is_never_touched(tmp_path: Path) -> No
 
     assert mine.read_text() == "mine"
     assert not (tmp_path / "nftables/ftfw.nft").exists()
+
+
+def test_what_is_there_is_compared_byte_by_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is no text is somebody's file too, and the site file is not to blame for it."""
+    mine = tmp_path / "keepalived/keepalived.conf"
+    mine.parent.mkdir()
+    mine.write_bytes(b"\xff")
+
+    assert command(monkeypatch, "--site", EXAMPLE, "--node", "fw-1", "--output", str(tmp_path)) == 1
+
+    there = "is there and differs: move it away, or name another --output"
+    assert capsys.readouterr().err == f"ftfw-transition: {mine} {there}\n"
+
+
+def test_a_link_that_leads_nowhere_is_seen_before_anything_is_written(tmp_path: Path) -> None:
+    """What it is meant to lead to is not ours to make."""
+    link = tmp_path / "tmpfiles.d/ftfw-transition.conf"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(Existing, match=re.escape(str(link))):
+        write(render(SITE, "fw-1"), str(tmp_path))
+
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert link.is_symlink()
+
+
+def test_a_full_disk_leaves_no_part(node: Node, tmp_path: Path) -> None:
+    """The error names the file, and what was written before it is gone again."""
+    small = tmp_path / "small"
+    small.mkdir()
+    node.spawn(["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(small)]).wait()
+
+    ended = node.start("render", "--site", EXAMPLE, "--node", "fw-1", "--output", str(small)).wait()
+
+    assert ended.code == 1
+    assert re.fullmatch(
+        rf"ftfw-transition: {small}/\S+: No space left on device", ended.err.strip()
+    )
+    assert node.spawn(["find", str(small), "-type", "f"]).wait().out == ""
+
+
+def test_a_directory_that_is_not_named_is_asked_for(node: Node, tmp_path: Path) -> None:
+    """An empty shell variable spreads no configuration over the current directory."""
+    there = tmp_path / "there"
+    there.mkdir()
+    asked = node.arguments("render", "--site", EXAMPLE, "--node", "fw-1", "--output", "")
+
+    ended = node.spawn(["env", "-C", str(there), *asked]).wait()
+
+    assert ended.code == 2
+    assert "--output" in ended.lines[0]
+    assert list(there.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["--example", f"--site {EXAMPLE} --node fw-1 --output {{}}"])
+def test_an_output_that_nobody_takes_is_one_line(node: Node, tmp_path: Path, words: str) -> None:
+    """A disk that is full is no bug of ours."""
+    with open("/dev/full", "wb") as full:
+        ended = node.start("render", *words.format(tmp_path).split(), stdout=full).wait()
+
+    assert (ended.code, ended.err) == (
+        1,
+        "ftfw-transition: standard output: No space left on device\n",
+    )
+
+
+def test_a_name_that_is_no_text_is_told_in_one_line(node: Node, tmp_path: Path) -> None:
+    """Nothing that was given reaches a terminal as more than text."""
+    words = ("render", "--site", EXAMPLE, "--node", "fw\n\x1b[31m", "--output", str(tmp_path))
+
+    ended = node.start(*words).wait()
+
+    assert ended.err.endswith(r": the site has no node fw\n\x1b[31m: say fw-1 or fw-2" + "\n")
+    assert len(ended.lines) == 1
