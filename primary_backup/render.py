@@ -16,6 +16,7 @@ _TITLES = {
     "notrack": "NOTRACK",
     "alarm": "ALARM",
 }
+FOLLOWER = "systemd/ftfw-transition.service"
 TEMPLATES = os.path.join(os.path.dirname(__file__), "templates")
 EXAMPLE = os.path.join(os.path.dirname(__file__), "site.toml")
 """The site file of which the files in packaging/ are the rendering."""
@@ -64,7 +65,9 @@ def render(site: Site, name: str) -> dict[str, str]:
     )
     environment.filters.update(site=_site, note=_note)
     return {
-        path: environment.get_template(path).render(values) for path in environment.list_templates()
+        path: environment.get_template(path).render(values)
+        for path in environment.list_templates()
+        if site.wiring == "fifo" or path != FOLLOWER
     }
 
 

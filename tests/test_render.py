@@ -10,7 +10,7 @@ import pytest
 from primary_backup.cli import main
 from primary_backup.conf import read_conntrackd
 from primary_backup.render import EXAMPLE, Existing, render, write
-from primary_backup.site import MODES, read_site
+from primary_backup.site import MODES, WIRINGS, read_site
 from tests.fake.node import Node
 
 PACKAGING = Path(__file__).parents[1] / "packaging"
@@ -109,16 +109,30 @@ def test_a_site_without_ipv6_and_without_ports_has_nothing_of_them() -> None:
     assert "dnat" not in files["nftables/ftfw.nft"]
 
 
+def code(text: str) -> list[str]:
+    """The lines of a file that are no comments."""
+    return [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+
+
+def test_with_hooks_no_file_knows_a_follower() -> None:
+    """No service is made, named or waited for that the site does without."""
+    fifo, hooks = (render(SITE._replace(wiring=wiring), "fw-1") for wiring in WIRINGS)
+
+    assert fifo.keys() - hooks.keys() == {"systemd/ftfw-transition.service"}
+    for path, text in hooks.items():
+        of_it = re.compile(r"follow|fifo|ftfw-transition\.service", re.IGNORECASE)
+        assert list(filter(of_it.search, code(text))) == [], path
+
+
 def test_every_value_of_the_site_is_marked() -> None:
     """Who adapts a shipped file by hand finds what to touch by one word."""
     values = {str(each.ip) for node in SITE.nodes for each in (*node.outside, *node.inside)}
     values |= {str(vip) for vip in (*SITE.outside.vips, *SITE.inside.vips)}
 
     for path, text in render(SITE, "fw-1").items():
-        lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
         unmarked = [
             line
-            for line in lines
+            for line in code(text)
             if "# SITE" not in line
             and any(
                 re.search(rf"(?<![\d.:]){re.escape(value)}(?![\d.:])", line) for value in values
