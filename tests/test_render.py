@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from primary_backup.cli import main
-from primary_backup.conf import read_conntrackd
+from primary_backup.conf import Conntrackd, read_conntrackd
+from primary_backup.plan import Mode
 from primary_backup.render import EXAMPLE, Existing, render, write
 from primary_backup.site import MODES, WIRINGS, read_site
 from tests.fake.node import Node
@@ -80,6 +81,51 @@ def test_the_two_nodes_are_mirror_images() -> None:
     )
 
 
+def test_the_shipped_configuration_has_the_values_of_the_article() -> None:
+    """Read back as conntrackd reads them; what our reader passes over stands in the text."""
+    text = (PACKAGING / "conntrackd/conntrackd.conf").read_text()
+
+    assert read_conntrackd(text.encode()) == Conntrackd(
+        mode=Mode.FTFW,
+        stats=False,
+        socket="/var/run/conntrackd.ctl",
+        lock_file="/var/lock/conntrack.lock",
+        log_file="/var/log/conntrackd.log",
+        hash_size=32768,
+        hash_limit=131072,
+        purge_timeout=60,
+        internal_cache=True,
+        external_cache=True,
+        expectation_sync=False,
+    )
+    words = [line.partition("#")[0].split() for line in code(text)]
+    for setting in (
+        *("ResendQueueSize 131072", "PurgeTimeout 60", "ACKWindowSize 300"),
+        *("DisableExternalCache Off", "Port 3780", "Interface eth2", "Checksum on"),
+        *("SndSocketBuffer 1249280", "RcvSocketBuffer 1249280", "TCPWindowTracking Off"),
+        *("Systemd on", "HashSize 32768", "HashLimit 131072", "LogFile on"),
+        *("LockFile /var/lock/conntrack.lock", "Path /var/run/conntrackd.ctl"),
+        *("NetlinkBufferSize 2097152", "NetlinkBufferSizeMaxGrowth 8388608"),
+        *("NetlinkOverrunResync On", "NetlinkEventsReliable Off", "EventIterationLimit 100"),
+        "Filter From Kernelspace {",
+    ):
+        assert words.count(setting.split()) == 1, setting
+    accepted = words[words.index(["Protocol", "Accept", "{"]) + 1 :]
+    assert accepted[: accepted.index(["}"])] == [["TCP"], ["SCTP"], ["DCCP"]]
+
+
+def test_what_is_invalid_is_dropped_to_the_firewall_and_through_it() -> None:
+    """The line that keeps translated connections alive is the first of both chains."""
+    lines = [line.strip() for line in code((PACKAGING / "nftables/ftfw.nft").read_text())]
+
+    for chain in ("input", "forward"):
+        begins = lines.index(f"chain {chain} {{")
+        assert lines[begins + 1].startswith(
+            f"type filter hook {chain} priority filter; policy drop;"
+        )
+        assert lines[begins + 2] == "ct state invalid drop"
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_rendered_is_read_as_the_mode_that_was_meant(mode: str) -> None:
     """The steps follow from the file that the site file led to."""
@@ -126,19 +172,25 @@ def test_with_hooks_no_file_knows_a_follower() -> None:
 
 def test_every_value_of_the_site_is_marked() -> None:
     """Who adapts a shipped file by hand finds what to touch by one word."""
-    values = {str(each.ip) for node in SITE.nodes for each in (*node.outside, *node.inside)}
-    values |= {str(vip) for vip in (*SITE.outside.vips, *SITE.inside.vips)}
+    own, peer = SITE.nodes
+    values = {own.name, str(own.inside4.network), SITE.link}
+    for node in (own, peer):
+        values |= {str(each.ip) for each in (*node.outside, *node.inside, node.link)}
+    for side in (SITE.outside, SITE.inside):
+        values |= {side.interface, str(side.vrid), *map(str, side.vips)}
+    for forward in SITE.forwards:
+        values |= {str(forward.port), f"{forward.to}:{forward.to_port}"}
+    found = set()
 
-    for path, text in render(SITE, "fw-1").items():
-        unmarked = [
-            line
-            for line in code(text)
-            if "# SITE" not in line
-            and any(
-                re.search(rf"(?<![\d.:]){re.escape(value)}(?![\d.:])", line) for value in values
-            )
-        ]
-        assert unmarked == [], path
+    for path, text in render(SITE, own.name).items():
+        for line in code(text):
+            said, _, comment = line.partition("#")
+            words = r"(?<![\w.:]){}(?![\w.])"
+            here = {each for each in values if re.search(words.format(re.escape(each)), said)}
+            assert not here or comment.startswith(" SITE"), f"{path}: {line}"
+            found |= here
+
+    assert found == values
 
 
 # -- the command ----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ WITHIN = 20
 
 @pytest.mark.parametrize(
     ("mode", "wiring"),
-    [("ftfw", "hooks"), *((mode, "fifo") for mode in MODES)],
+    [("ftfw", "hooks"), ("direct", "hooks"), *((mode, "fifo") for mode in MODES)],
 )
 def test_translated_inbound_and_ipv6_connections_live_through_the_loss_of_the_primary(
     lab: Lab, mode: Mode, wiring: Wiring
@@ -36,6 +36,18 @@ def test_translated_inbound_and_ipv6_connections_live_through_the_loss_of_the_pr
     event = pair.fw2.events("transition.finished")[-1]
     assert (event["state"], event["outcome"]) == ("primary", "ok"), event["reason"]
     assert [traffic.finish(within=WITHIN)["alive"] for traffic in kinds] == [EACH] * 3
+
+
+def test_adverts_and_the_replication_take_no_place_in_the_table(lab: Lab) -> None:
+    """A full table stops neither of them: the ruleset keeps both out of it."""
+    pair = lab().start()
+    pair.open_connections(EACH)
+    pair.fw2.until(lambda: pair.fw2.external() >= EACH, WITHIN, "holds the copies")
+
+    for firewall in (pair.fw1, pair.fw2):
+        table = firewall.run("conntrack", "-L").stdout
+        assert [line for line in table.splitlines() if " 112 " in line or "=3780" in line] == []
+    assert "dport=" in pair.fw1.run("conntrack", "-L").stdout
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)
