@@ -44,6 +44,8 @@ class Daemon(NamedTuple):
     """None where the configuration could not be read."""
     interrupt: Callable[[], None] = lambda: None
     """Called now and then while a program is waited for; what it raises kills that program."""
+    spare: Callable[[str], str | None] = lambda _: None
+    """Another file for a client that refuses ``config``, which is told why; None: there is none."""
 
     def command(self, options: tuple[str, ...]) -> str:
         """The exact command of a request, as a person would type it."""
@@ -65,8 +67,19 @@ class Daemon(NamedTuple):
             return working()
 
         try:
+            return self._ask(self.config, options, still_working)
+        except Refused as error:
+            spare = self.spare(str(error))
+            if spare is None:
+                raise
+            return self._ask(spare, options, still_working)
+
+    def _ask(
+        self, config: str, options: tuple[str, ...], still_working: Callable[[], bool]
+    ) -> bytes:
+        try:
             finished = run(
-                self.program, "-C", self.config, *options,
+                self.program, "-C", config, *options,
                 seconds=CALL_SECONDS,
                 working=still_working,
             )  # fmt: skip

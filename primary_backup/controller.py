@@ -1,5 +1,6 @@
 """Hold the lock, carry out the plan, log each step, remember the result."""
 
+import contextlib
 import os
 import signal
 import time
@@ -24,7 +25,7 @@ from primary_backup.proc import boot_seconds, born
 from primary_backup.proof import Commit, Outcome, Verdict
 from primary_backup.record import advice, conclude, step_event, step_fields
 from primary_backup.request import Halted, Refused, Requests, Unanswered, Unreached
-from primary_backup.rundir import RunDir, Ticket, Unusable
+from primary_backup.rundir import CONF, RunDir, Ticket, Unusable
 from primary_backup.transition import StepResult, Transition
 from primary_backup.turn import Caller, Stuck, Turn
 
@@ -55,13 +56,17 @@ class Ending(NamedTuple):
 def read_conf(path: str) -> Conntrackd:
     """Read conntrackd.conf; raises ConfError naming it, also where the file cannot be read."""
     try:
-        # Nobody may have to write into a FIFO before a promotion commits.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            return read_conntrackd(file.read())
+        return read_conntrackd(_read(path))
     except OSError as error:
         raise ConfError(f"{path}: {error.strerror}") from error
     except ConfError as error:
         raise ConfError(f"{path}: {error}") from error
+
+
+def _read(path: str) -> bytes:
+    # Nobody may have to write into a FIFO before a promotion commits.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        return file.read()
 
 
 def replication(conf: Conntrackd | None) -> Replication | None:
@@ -115,7 +120,17 @@ class _Invocation:
         self._run_dir = self._open()
         self._history = History(self._run_dir, self._ticket)
         self._turn = Turn(self._run_dir, self._ticket, caller)
-        self._daemon = Daemon(settings.conntrackd, settings.config, None, caller.interrupt)
+        self._daemon = Daemon(
+            settings.conntrackd, settings.config, None, caller.interrupt, self._spare
+        )
+
+    def _spare(self, message: str) -> str | None:
+        """The file for a promotion whose conntrackd.conf was spoilt since the daemon read it."""
+        path = os.path.join(self._settings.run_dir, CONF)
+        if self._state is not State.PRIMARY or self._run_dir is None or not os.path.exists(path):
+            return None
+        self._unread = self._unread or f"{self._settings.config}: {message}"
+        return path
 
     def _open(self) -> RunDir | None:
         try:
@@ -187,6 +202,9 @@ class _Invocation:
             self._conf = read_conf(self._settings.config)
         except ConfError as error:
             self._unread = str(error)
+            spare = self._spare(str(error))
+            with contextlib.suppress(ConfError):
+                self._conf = read_conf(spare) if spare is not None else None
         self._daemon = self._daemon._replace(conf=self._conf)
         idle = self._conf is not None and self._conf.mode is None
         if self._state is State.PRIMARY and not idle:
@@ -256,8 +274,6 @@ class _Invocation:
     # -- the plan ---------------------------------------------------------------------------
 
     def _run(self, steps: tuple[Step, ...]) -> None:
-        if self._unread:
-            self._notes.append(f"only what is safe in every mode was asked: {self._unread}")
         live = self._intent.kind in (Kind.REFRESH, Kind.RECALL)
         past = self._history.begin(steps, live=live)
         if self._run_dir is None or self._history.trouble:
@@ -276,6 +292,10 @@ class _Invocation:
             self._history.learn(result, transition)
             event = step_event(self._history.transition, self._state, result, self._commit)
             self._emit("step.finished", event)
+        if self._unread:
+            safe = "only what is safe in every mode was asked"
+            spared = "the running daemon was asked all the same"
+            self._notes.append(f"{spared if self._conf else safe}: {self._unread}")
         if self._history.trouble:
             self._no_record(f"without record: {self._history.trouble}", self._history.trouble)
 
@@ -340,4 +360,12 @@ class _Invocation:
         whole = bool(self._steps) and self._intent.kind is not Kind.PURGE
         proven = verdict.outcome is Outcome.OK and whole
         self._history.finish(line, verdict.outcome, proven=proven)
+        self._keep_conf(verdict.outcome)
         return Ending(verdict.outcome, event, line, tuple(self._trouble))
+
+    def _keep_conf(self, outcome: Outcome) -> None:
+        """Keep what the daemon was reached by, for the day that somebody spoils it."""
+        reached = self._steps and not self._unread and outcome in (Outcome.OK, Outcome.DEGRADED)
+        if self._run_dir is not None and reached:
+            with contextlib.suppress(OSError):  # then the next one goes without
+                self._run_dir.keep_conf(_read(self._settings.config))

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 from primary_backup.plan import State
 from primary_backup.proc import Birth, boot_id, look
 
+CONF = "conntrackd.conf"
+"""The last one that a client accepted."""
+
 
 class Unusable(Exception):
     """The run directory cannot be used, or must not be trusted."""
@@ -196,6 +199,10 @@ class RunDir:
         with contextlib.suppress(OSError):  # not there, or a file system gone read-only
             os.unlink("promotion", dir_fd=self._fd)
 
+    def keep_conf(self, text: bytes) -> None:
+        """Keep the conntrackd.conf by which a transition was carried out; raises OSError."""
+        self._write(CONF, text)
+
     def keep_tenure(self, tenure: Any) -> None:
         """Keep what keepalived was seen to be in, any JSON value; raises OSError."""
         self._write("tenure.json", json.dumps(tenure))
@@ -248,12 +255,12 @@ class RunDir:
         with open(self._open(name, os.O_RDONLY), encoding="utf-8") as file:
             return file.read()
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, text: str | bytes) -> None:
         new = f"{name}.{os.getpid()}"
         descriptor = self._open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(descriptor, "wb") as file:
+                file.write(text if isinstance(text, bytes) else text.encode())
             os.replace(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError:
             os.unlink(new, dir_fd=self._fd)

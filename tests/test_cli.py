@@ -347,6 +347,21 @@ def test_a_configuration_the_client_refuses_gives_its_own_message(node: Node, wo
     assert "symbol 'Nonsense': syntax error" in line
 
 
+def test_a_spoilt_configuration_forbids_what_is_no_promotion(node: Node) -> None:
+    """That can wait for somebody's hand; the daemon that has read it before is reached without."""
+    node.run("backup")
+    node.on("any", REFUSES)
+
+    ended = node.run("primary")
+    assert ended.code == 3
+    assert "symbol 'Nonsense': syntax error" in ended.event["reason"]
+    assert node.run("backup").code == 1
+
+    # Its world is the directory of the file that it is given.
+    calls = [json.loads(line)["argv"] for line in (node.run_dir / "calls").read_text().splitlines()]
+    assert [argv[2] for argv in calls if argv[2] != "-s"] == ["-c", "-f", "-R", "-B"]
+
+
 @pytest.mark.parametrize("word", ["primary", "backup"])
 @pytest.mark.parametrize(
     ("kind", "says"),

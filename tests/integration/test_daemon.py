@@ -192,6 +192,22 @@ def test_what_nobody_holds_any_more_is_called_lost(lab: Lab) -> None:
     assert "conntrackd was restarted" in event["reason"]
 
 
+def test_a_configuration_that_was_spoilt_in_a_running_pair_costs_no_connection(lab: Lab) -> None:
+    """The daemon has read it before; the client, which reads it anew, is given what it needs."""
+    pair = replicated(lab, 1000)
+    assert become(pair.fw2, "backup")["outcome"] == "ok"
+    conf = pair.fw2.path(CONNTRACKD_CONF)
+    conf.write_text(conf.read_text() + "Nonsense\n")
+    assert pair.fw2.client("-s", check=False).returncode == 1
+
+    event = become(pair.fw2, "primary")
+
+    assert (event["outcome"], event["recovered"]) == ("degraded", 1000)
+    assert "Nonsense" in event["reason"]
+    assert [step["outcome"] for step in event["steps"]] == ["ok", "ok", "skipped", "ok", "ok"]
+    assert pair.fw2.kernel_entries() >= 1000
+
+
 def test_a_masked_unit_is_not_gone_around(lab: Lab) -> None:
     """Whoever masked it wants no conntrackd: the record says how to have one again."""
     pair = replicated(lab, 10)
