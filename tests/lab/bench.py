@@ -157,14 +157,14 @@ def promotion(directory: Path, *, raw: bool) -> float:
         return float(sum(step["seconds"] for step in event["steps"]))
 
 
-def bulks(directory: Path) -> int:
-    """Count the transitions while a backup is given 100,000 entries over and over."""
+def bulks(directory: Path, number: int) -> int:
+    """Count the transitions while a backup is given 100,000 entries so many times."""
     with Pair(directory, COMMAND, mode="direct", wiring="fifo") as pair:
         pair.start()
         firewalls = (pair.fw1, pair.fw2)
         before = sum(len(each.events("transition.finished")) for each in firewalls)
         pair.fw1.load_entries(ENTRIES)
-        for _ in range(BULKS):
+        for _ in range(number):
             pair.fw2.flush_kernel()
             pair.fw2.client("-n")
             pair.fw2.until(lambda: pair.fw2.kernel_entries() >= ENTRIES, 60, "all injected")
@@ -186,8 +186,14 @@ def main() -> None:
             calls.append(promotion(here / f"raw{number}", raw=True))
             whole.append(promotion(here / f"hook{number}", raw=False))
         _report(f"promotion with {ENTRIES:,} connections", whole, "four client calls", calls)
-        moves = bulks(here / "bulks")
-        print(f"{BULKS} bulks of {ENTRIES:,} entries into the backup's kernel: {moves} VIP moves")
+        every = os.sched_getaffinity(0)
+        for cpus in (every, {min(every)}):
+            os.sched_setaffinity(0, cpus)
+            moves = bulks(here / f"bulks{len(cpus)}", BULKS)
+            print(
+                f"{BULKS} bulks of {ENTRIES:,} entries into the backup's kernel, both firewalls on "
+                f"{len(cpus)} CPU: {moves} moves of the virtual addresses"
+            )
 
 
 def _report(what: str, ours: list[float], beside: str, theirs: list[float]) -> None:
