@@ -19,7 +19,9 @@ from .machine import TREES, Disk, Machine, sweep
 from .pair import ROOT, Machines
 
 MEASURED = pytest.StashKey[list[str]]()
-PAIR = pytest.StashKey[Machines]()
+WITNESS = pytest.StashKey[Machines]()
+"""Whom a failed test's report asks."""
+FAILED = pytest.StashKey[bool]()
 IGNORED = shutil.ignore_patterns(".*", "dist", "__pycache__", "*.egg-info")
 
 Checkout = Callable[[str], Path]
@@ -100,6 +102,7 @@ class Kept:
         self._make = make
         self._stack = contextlib.ExitStack()
         self._pair: Machines | None = None
+        self._is_settled = False
         self.is_new = False
 
     def __enter__(self) -> Self:
@@ -114,18 +117,26 @@ class Kept:
         self._stack.close()
 
     def get(self) -> Machines:
-        """The pair, settled; another one where this one cannot be."""
-        if self._pair is not None:
-            self.is_new = False
-            try:
-                self._pair.settled()
-            except (AssertionError, subprocess.CalledProcessError):
-                self.spend()
+        """The pair as it was handed back; another one where it was not."""
+        if not self._is_settled:
+            self.spend()
+        self._is_settled = False
+        self.is_new = self._pair is None
         if self._pair is None:
-            pair = self._stack.enter_context(self._make())
-            self._pair = pair
-            self.is_new = True
+            self._pair = self._stack.enter_context(self._make())
         return self._pair
+
+    def hand_back(self) -> None:
+        """See that whoever had it has left a pair: AssertionError if not, and no one gets it."""
+        if self._pair is None:
+            return
+        try:
+            self._pair.settled()
+        except (AssertionError, subprocess.CalledProcessError) as error:
+            # Here, because it may be gone before the report is made.
+            error.add_note(_told(self._pair))
+            raise
+        self._is_settled = True
 
 
 @pytest.fixture(scope="module")
@@ -139,20 +150,22 @@ def kept(
 
     def make() -> Machines:
         trees = (first, second or first)
-        return Machines(tmp_path_factory.mktemp("pair"), trees, deb(request.param))
+        return Machines(tmp_path_factory.mktemp("pair"), trees, deb(first))
 
     with Kept(make) as kept:
         yield kept
 
 
 @pytest.fixture
-def pair(kept: Kept, request: pytest.FixtureRequest) -> Machines:
-    """Two machines, set up as the README says: one is primary, one is its backup."""
+def pair(kept: Kept, request: pytest.FixtureRequest) -> Iterator[Machines]:
+    """Two machines, set up as the README says; one is primary, one its backup, also afterwards."""
     pair = kept.get()
-    request.node.stash[PAIR] = pair
+    request.node.stash[WITNESS] = pair
     if kept.is_new:
         pair.set_up()
-    return pair
+    yield pair
+    if not request.node.stash.get(FAILED, False):
+        kept.hand_back()
 
 
 @pytest.fixture
@@ -175,13 +188,17 @@ def pytest_runtest_makereport(
     """Add what the machines have to tell, while they are still there."""
     outcome = yield
     report: pytest.TestReport = outcome.get_result()  # type: ignore[attr-defined]  # pluggy.Result
-    pair = item.stash.get(PAIR, None)
-    if report.failed and call.when != "teardown" and pair is not None:
-        try:
-            told = pair.report()
-        except Exception as error:  # noqa: BLE001  # the first failure is the one to be explained
-            told = f"the machines cannot tell: {error!r}"
-        report.sections.append(("the pair", told))
+    item.stash[FAILED] = report.failed
+    witness = item.stash.get(WITNESS, None)
+    if report.failed and call.when != "teardown" and witness is not None:
+        report.sections.append(("the machines", _told(witness)))
+
+
+def _told(witness: Machines) -> str:
+    try:
+        return witness.report()
+    except Exception as error:  # noqa: BLE001  # the first failure is the one to be explained
+        return f"the machines cannot tell: {error!r}"
 
 
 def pytest_terminal_summary(
