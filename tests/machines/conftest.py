@@ -145,12 +145,13 @@ def kept(
     tmp_path_factory: pytest.TempPathFactory,
     deb: Callable[[str], Path],
 ) -> Iterator[Kept]:
-    """The kept pair of the trees that the parameter names: `bookworm`, or `bookworm-trixie`."""
-    first, _, second = request.param.partition("-")
+    """The kept pair that the parameter describes: `bookworm`, or `bookworm-trixie with hooks`."""
+    trees, _, wiring = request.param.partition(" with ")
+    first, _, second = trees.partition("-")
 
     def make() -> Machines:
-        trees = (first, second or first)
-        return Machines(tmp_path_factory.mktemp("pair"), trees, deb(first))
+        workdir = tmp_path_factory.mktemp("pair")
+        return Machines(workdir, (first, second or first), deb(first), wiring or "fifo")
 
     with Kept(make) as kept:
         yield kept

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 from tests.lab.firewall import Firewall
 from tests.lab.node import Node, until
-from tests.lab.pair import DEDICATED_LINK, Pair
+from tests.lab.pair import DEDICATED_LINK, Pair, Wiring
 from tests.lab.traffic import Traffic
 
 from .machine import TREES, Disk, Machine
@@ -19,12 +19,19 @@ SECTION = "A pair from nothing in ten minutes"
 CONNECTIONS = 20
 
 
-def commands() -> list[str]:
-    """What an operator types on each machine: the lines of the README's section that are code."""
+def commands(wiring: Wiring) -> list[str]:
+    """What an operator types on each machine: the lines of the README's section that are code.
+
+    Whoever wires hooks says so in the site file, and has no follower to start.
+    """
     _, _, section = (ROOT / "README.md").read_text().partition(f"\n## {SECTION}\n")
     section, _, _ = section.partition("\n## ")
     lines = re.findall(r"^ {4}(\S.*)$", section, re.MULTILINE)
     assert lines, f"the README has no commands under {SECTION!r}"
+    if wiring == "hooks":
+        lines = [re.sub(r"^(systemctl .*?) ftfw-transition\b", r"\1", line) for line in lines]
+        example = next(n for n, line in enumerate(lines) if line.endswith(">site.toml"))
+        lines.insert(example + 1, """sed -i 's/^wiring = "fifo"/wiring = "hooks"/' site.toml""")
     return lines
 
 
@@ -54,8 +61,8 @@ class Machines(Pair):
     fw1: Machine
     fw2: Machine
 
-    def __init__(self, workdir: Path, trees: tuple[str, str], deb: Path) -> None:
-        super().__init__(workdir, Path(), wiring="fifo")
+    def __init__(self, workdir: Path, trees: tuple[str, str], deb: Path, wiring: Wiring) -> None:
+        super().__init__(workdir, Path(), wiring=wiring)
         self._trees = dict(zip(DEDICATED_LINK, trees, strict=True))
         self.deb = deb
         self._boots = 0
@@ -98,7 +105,7 @@ class Machines(Pair):
         """Type the README's commands, on fw-1 and then on fw-2."""
         self.files = {machine.name: machine.files() for machine in self.both}
         for machine in self.both:
-            for line in commands():
+            for line in commands(self.wiring):
                 machine.shell(line, timeout=120)
             machine.until(lambda machine=machine: machine.last(), 20, "is told what it is")  # type: ignore[misc]
         self.settled()

@@ -36,6 +36,9 @@ EXPOSURE_TENTHS = 30
 """systemd-analyze's measure: 2.8 of 10 is what reading others' /proc and netlink cost."""
 
 on_both = pytest.mark.parametrize("kept", ["bookworm", "trixie"], indirect=True, scope="module")
+with_hooks = pytest.mark.parametrize(
+    "kept", ["bookworm-trixie with hooks"], indirect=True, scope="module"
+)
 on_each = pytest.mark.parametrize(
     "kept", ["bookworm", "trixie", "bookworm-trixie"], indirect=True, scope="module"
 )
@@ -144,6 +147,27 @@ def test_connections_outlive_a_primary_that_loses_its_power(pair: Machines) -> N
     assert is_strict(machine)
     assert own_entries(machine) == []
     assert live.finish() == ALL_ALIVE
+
+
+@with_hooks
+def test_connections_outlive_a_failover_that_no_follower_sees(pair: Machines) -> None:
+    """The hooks alone do the same, and tell the same; nobody has enabled the service."""
+    primary, backup, live = fails_over(
+        pair, lambda primary: primary.shell("systemctl stop keepalived")
+    )
+    primary.until(lambda: primary.stands("stop"), 10, "has recorded the stop")
+
+    primary.shell("systemctl start keepalived")
+
+    assert pair.settled() == (backup, primary)
+    assert live.finish() == ALL_ALIVE
+    for machine, states in ((primary, ["primary", "stop", "backup"]), (backup, ["primary"])):
+        records = machine.events("transition.finished")[-len(states) :]
+        assert [(each["state"], each["outcome"]) for each in records] == [
+            (state, "ok") for state in states
+        ]
+        assert machine.show("ftfw-transition", "UnitFileState") == "disabled"
+        assert machine.show("ftfw-transition", "ActiveState") == "inactive"
 
 
 @on_both
