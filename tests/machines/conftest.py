@@ -15,11 +15,13 @@ from typing import Self
 
 import pytest
 
+from tests.lab.node import Node
+
 from .machine import TREES, Disk, Machine, sweep
 from .pair import ROOT, Machines
 
 MEASURED = pytest.StashKey[list[str]]()
-WITNESS = pytest.StashKey[Machines]()
+WITNESS = pytest.StashKey[Machines | Machine]()
 """Whom a failed test's report asks."""
 FAILED = pytest.StashKey[bool]()
 IGNORED = shutil.ignore_patterns(".*", "dist", "__pycache__", "*.egg-info")
@@ -176,6 +178,35 @@ def last_pair(kept: Kept, pair: Machines) -> Iterator[Machines]:
     kept.spend()
 
 
+@pytest.fixture(scope="module")
+def installed(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    deb: Callable[[str], Path],
+) -> Iterator[Machine]:
+    """One machine of the tree that the parameter names, with the addresses of the shipped fw-1."""
+    workdir = tmp_path_factory.mktemp("installed")
+    package = deb(request.param)
+    disk = Disk(workdir / "disk", TREES / request.param)
+    disk.write(f"/root/{package.name}", package)
+    with Node("wall", workdir) as wall, Machine("fw-1", workdir / "machine", disk) as machine:
+        for device, address in (
+            ("eth0", "192.0.2.2/24"), ("eth1", "10.10.0.2/24"), ("eth2", "10.99.99.1/30"),
+        ):  # fmt: skip
+            machine.plug(device, wall, device)
+            machine.ip(f"address add {address} dev {device}")
+        machine.up()
+        machine.shell(f"apt-get install -y ./{package.name}")
+        yield machine
+
+
+@pytest.fixture
+def machine(installed: Machine, request: pytest.FixtureRequest) -> Machine:
+    """The package is installed on it, and nothing else was done."""
+    request.node.stash[WITNESS] = installed
+    return installed
+
+
 @pytest.fixture
 def measured(request: pytest.FixtureRequest) -> list[str]:
     """Lines for the end of the report."""
@@ -195,7 +226,7 @@ def pytest_runtest_makereport(
         report.sections.append(("the machines", _told(witness)))
 
 
-def _told(witness: Machines) -> str:
+def _told(witness: Machines | Machine) -> str:
     try:
         return witness.report()
     except Exception as error:  # noqa: BLE001  # the first failure is the one to be explained

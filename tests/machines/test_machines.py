@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.lab.firewall import ONE_MORE
-from tests.lab.node import ENVIRONMENT, stays
+from tests.lab.node import stays
 
 from .machine import Machine
 from .pair import ALL_ALIVE, Live, Machines
@@ -341,13 +340,3 @@ def test_a_package_that_is_removed_leaves_nothing_running_and_purged_nothing_beh
         assert primary.show(unit, "ActiveState") == "active"
     backup.until(lambda: backup.stands("primary"), 20, "takes over")
     assert live.finish() == ALL_ALIVE
-
-
-def test_lintian_has_nothing_to_say_about_the_package(deb: Callable[[str], Path]) -> None:
-    """At its default level, as a Debian developer would run it."""
-    lintian = subprocess.run(
-        ["lintian", "--allow-root", deb("bookworm")],
-        capture_output=True, text=True, check=False, env=ENVIRONMENT,
-    )  # fmt: skip
-
-    assert (lintian.returncode, lintian.stdout) == (0, "")

@@ -1,0 +1,268 @@
+"""One booted Debian machine on which the package was installed, and nothing else was done."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.node import ENVIRONMENT
+
+from .machine import Machine
+from .pair import ROOT
+
+EXAMPLES = "/usr/share/doc/ftfw-transition/examples"
+BASH_COMPLETION = "/usr/share/bash-completion/completions/ftfw-transition"
+OWN_UNIT = "/etc/systemd/system/conntrackd.service"
+
+# Files of conntrackd's that an operator may have; each begins with Debian's own.
+AS_INSTALLED = ""
+WITHOUT_A_SOCKET = "sed -i '/UNIX {/,/}/d' /etc/conntrackd/conntrackd.conf"
+ELSEWHERE = f"""mv /etc/conntrackd/conntrackd.conf /etc/conntrackd/site.conf
+mkdir {OWN_UNIT}.d
+cat >{OWN_UNIT}.d/site.conf <<.
+[Service]
+ExecStart=
+ExecStart=/usr/sbin/conntrackd -C /etc/conntrackd/site.conf
+.
+systemctl daemon-reload"""
+
+on_both = pytest.mark.parametrize(
+    "installed", ["bookworm", "trixie"], indirect=True, scope="module"
+)
+CONFIGURATIONS = {
+    "as installed": AS_INSTALLED,
+    "without a socket": WITHOUT_A_SOCKET,
+    "elsewhere": ELSEWHERE,
+}
+LOCK_STAYS = pytest.mark.xfail(reason="unlock reads the default file alone, and wants a socket")
+whatever_it_reads = pytest.mark.parametrize(
+    "configure", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys()
+)
+
+
+@pytest.fixture
+def conntrackd(machine: Machine) -> Iterator[Machine]:
+    """A machine on which conntrackd is stopped, and may be set up in any way for one test."""
+    machine.shell("systemctl stop conntrackd\ncp -a /etc/conntrackd saved")
+    yield machine
+    machine.shell(
+        "systemctl stop conntrackd\n"
+        "rm -r /etc/conntrackd\n"
+        "mv saved /etc/conntrackd\n"
+        f"rm -rf {OWN_UNIT} {OWN_UNIT}.d\n"
+        "systemctl daemon-reload\n"
+        "systemctl start conntrackd"
+    )
+
+
+def is_at_rest(machine: Machine) -> bool:
+    """Say whether nobody has enabled the follower or started it."""
+    states = (
+        machine.show("ftfw-transition", "UnitFileState"),
+        machine.show("ftfw-transition", "ActiveState"),
+    )
+    return states == ("disabled", "inactive")
+
+
+def comes_back(machine: Machine, harm: str) -> None:
+    """Do harm to the conntrackd that runs, and see that another one runs after it."""
+    before = machine.main_pid("conntrackd")
+    assert before
+
+    machine.shell(harm)
+
+    machine.until(
+        lambda: (
+            machine.main_pid("conntrackd") not in (0, before)
+            and machine.show("conntrackd", "ActiveState") == "active"
+        ),
+        5,
+        "a new conntrackd runs",
+    )
+
+
+@on_both
+def test_an_installation_neither_enables_nor_starts_the_follower(machine: Machine) -> None:
+    """Nor does a keepalived with the drop-in that is started after it."""
+    assert is_at_rest(machine)
+    assert machine.show("keepalived", "DropInPaths").endswith("/ftfw-transition.conf")
+
+    machine.shell(f"cp {EXAMPLES}/keepalived/keepalived.conf /etc/keepalived/")
+    machine.shell("systemctl restart keepalived")
+
+    assert machine.show("keepalived", "ActiveState") == "active"
+    assert is_at_rest(machine)
+    machine.shell("systemctl stop keepalived")
+    assert is_at_rest(machine)
+
+
+@on_both
+def test_what_a_hook_has_started_outlives_keepalived(machine: Machine) -> None:
+    """Such as a conntrackd; the hook itself keepalived ends, whatever the unit says."""
+    machine.shell(
+        "printf '#!/bin/sh\\nsetsid --fork sleep 60\\n' >/usr/local/sbin/hook\n"
+        "chmod 755 /usr/local/sbin/hook\n"
+        "sed 's,/usr/bin/ftfw-transition backup,/usr/local/sbin/hook,' "
+        f"{EXAMPLES}/keepalived/keepalived-hooks.conf >/etc/keepalived/keepalived.conf\n"
+        "systemctl restart keepalived"
+    )
+    find = ("pgrep", "--exact", "sleep")
+    started = machine.until(lambda: machine.run(*find, check=False).stdout, 5, "the hook has run")
+
+    machine.shell("systemctl stop keepalived")
+
+    assert machine.run(*find).stdout == started
+    machine.shell(f"kill {started}")
+
+
+@on_both
+@whatever_it_reads
+def test_the_drop_in_keeps_no_conntrackd_from_being_restarted(
+    conntrackd: Machine, configure: str
+) -> None:
+    """Whatever configuration it runs with, one that ftfw-transition cannot read included."""
+    conntrackd.shell(f"{configure}\nsystemctl start conntrackd")
+    assert conntrackd.show("conntrackd", "DropInPaths").startswith("/usr/lib/systemd/system/")
+
+    comes_back(conntrackd, "systemctl restart conntrackd")
+
+    assert is_at_rest(conntrackd)
+
+
+@on_both
+@whatever_it_reads
+def test_a_conntrackd_that_is_killed_comes_back(
+    conntrackd: Machine, configure: str, request: pytest.FixtureRequest
+) -> None:
+    """Although its lock file is left, which makes it refuse to start."""
+    if configure:
+        request.applymarker(LOCK_STAYS)
+    conntrackd.shell(f"{configure}\nsystemctl start conntrackd")
+
+    comes_back(conntrackd, "systemctl kill --signal=KILL conntrackd")
+
+    assert is_at_rest(conntrackd)
+
+
+@on_both
+def test_the_whole_unit_of_conntrackd_does_what_its_drop_in_does(conntrackd: Machine) -> None:
+    """For a system that has none: killed it is started again, stopped it leaves nothing."""
+
+    def left() -> str:
+        return conntrackd.shell("find /run/conntrackd.ctl /run/lock/conntrack.lock || true")
+
+    conntrackd.shell(
+        f"cp {EXAMPLES}/conntrackd/conntrackd.conf /etc/conntrackd/\n"
+        f"cp {EXAMPLES}/systemd/conntrackd.service {OWN_UNIT}\n"
+        # A drop-in of this name in /etc stands for the one in /usr/lib: none is there.
+        f"mkdir {OWN_UNIT}.d\n"
+        f"ln -s /dev/null {OWN_UNIT}.d/ftfw-transition.conf\n"
+        "systemctl daemon-reload\n"
+        "systemctl start conntrackd"
+    )
+    assert conntrackd.show("conntrackd", "FragmentPath") == OWN_UNIT
+    assert "/usr/lib" not in conntrackd.show("conntrackd", "DropInPaths")
+    assert len(left().splitlines()) == 2
+
+    comes_back(conntrackd, "systemctl kill --signal=KILL conntrackd")
+    comes_back(conntrackd, "conntrackd -k")
+
+    conntrackd.shell("systemctl stop conntrackd")
+    assert conntrackd.show("conntrackd", "Result") == "success"
+    assert left() == ""
+
+
+@on_both
+def test_the_smoke_test_of_the_package_passes(machine: Machine) -> None:
+    """As Debian's test machines would run it."""
+    machine.path("/root/smoke").write_text((ROOT / "packaging/debian/tests/smoke").read_text())
+
+    machine.shell("sh smoke")
+
+
+@on_both
+def test_nothing_of_the_callers_changes_what_the_installed_command_runs(machine: Machine) -> None:
+    """Debian's interpreter, isolated: no variable and no directory of the caller's is heard."""
+    assert machine.shell("head -n 1 /usr/bin/ftfw-transition").replace("#! ", "#!") == (
+        "#!/usr/bin/python3 -I\n"
+    )
+    machine.shell("mkdir other\necho 'raise SystemExit(9)' | tee other/click.py >other/sh.py")
+
+    told = machine.shell("cd other\nPYTHONPATH=$PWD ftfw-transition --version")
+
+    assert told == "ftfw-transition 0.1.0\n"
+
+
+@on_both
+def test_the_man_page_and_the_completions_are_where_they_are_looked_for(machine: Machine) -> None:
+    """man is no part of the machine; bash is, and completes a command."""
+    for path in (
+        "/usr/share/man/man8/ftfw-transition.8.gz",
+        BASH_COMPLETION,
+        "/usr/share/zsh/vendor-completions/_ftfw-transition",
+        "/usr/share/fish/vendor_completions.d/ftfw-transition.fish",
+    ):
+        assert machine.shell(f"find -L {path} -type f -size +0") == f"{path}\n"
+
+    completed = machine.run(
+        "bash", "-ec",
+        f"source {BASH_COMPLETION}\n"
+        "words=($(complete -p ftfw-transition))\n"
+        "while [ ${words[0]} != -F ]; do words=(${words[@]:1}); done\n"
+        "COMP_WORDS=(ftfw-transition pri) COMP_CWORD=1\n"
+        "${words[1]} ftfw-transition pri ftfw-transition\n"
+        'echo "${COMPREPLY[@]}"',
+    ).stdout  # fmt: skip
+
+    assert completed == "primary\n"
+
+
+@on_both
+def test_a_removal_that_fails_leaves_the_follower_running(machine: Machine) -> None:
+    """It is started again if it was enabled, and left alone if it was not."""
+    spoil = (
+        "cp -a $prerm saved\necho exit 1 >>$prerm\n! dpkg --remove ftfw-transition\nmv saved $prerm"
+    )
+    spoil = f"prerm=/var/lib/dpkg/info/ftfw-transition.prerm\n{spoil}"
+    machine.shell(spoil)
+    assert is_at_rest(machine)
+
+    machine.shell("systemctl enable --now ftfw-transition")
+    before = machine.main_pid("ftfw-transition")
+    machine.shell(spoil)
+
+    assert machine.show("ftfw-transition", "ActiveState") == "active"
+    assert machine.main_pid("ftfw-transition") != before
+    machine.shell("systemctl disable --now ftfw-transition")
+
+
+@on_both
+def test_a_follower_that_does_not_stop_does_not_keep_its_package(machine: Machine) -> None:
+    """apt removes it all the same."""
+    machine.shell(
+        "mkdir /run/systemd/system/ftfw-transition.service.d\n"
+        "printf '[Unit]\\nRefuseManualStop=yes\\n' "
+        ">/run/systemd/system/ftfw-transition.service.d/refuse.conf\n"
+        "systemctl daemon-reload\n"
+        "systemctl start ftfw-transition"
+    )
+
+    machine.shell("apt-get remove -y ftfw-transition")
+
+    assert machine.shell("dpkg --list ftfw-transition | grep ^rc")
+
+
+@pytest.mark.parametrize("tree", ["bookworm", "trixie"])
+def test_lintian_has_nothing_to_say_about_the_package(
+    deb: Callable[[str], Path], tree: str
+) -> None:
+    """At its default level, as a Debian developer would run it; of either Debian's build."""
+    lintian = subprocess.run(
+        ["lintian", "--allow-root", deb(tree)],
+        capture_output=True, text=True, check=False, env=ENVIRONMENT,
+    )  # fmt: skip
+
+    assert (lintian.returncode, lintian.stdout) == (0, "")
