@@ -213,12 +213,13 @@ LOOK = Step(
 def refresh(state: State, replication: Replication | None) -> tuple[Step, ...]:
     """What brings a node in that state back in sync, when its daemon or its peer came back.
 
-    A primary commits and flushes nothing: the entries are live. A backup asks for everything anew.
+    A primary commits and flushes nothing: the entries are live. A backup asks for everything anew,
+    and so does a node in fault: nobody knows which word comes next.
     """
     if state is State.PRIMARY:
         again = plan(state, replication, again=True)
         return tuple(step for step in again if step in (RESYNC, BULK_SEND)) or (LOOK,)
-    return plan(state, replication) or (LOOK,)
+    return plan(State.BACKUP, replication) or (LOOK,)
 
 
 def purge(replication: Replication | None) -> tuple[Step, ...]:

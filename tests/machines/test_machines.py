@@ -94,6 +94,17 @@ def test_the_commands_of_the_readme_make_a_pair(pair: Machines) -> None:
         assert own_entries(machine) == []
 
 
+@on_both
+def test_keepalived_goes_before_conntrackd_and_both_before_all_others(pair: Machines) -> None:
+    """Both are real-time processes: a bulk keeps no advert from being sent or heard."""
+    for machine in pair.both:
+        lines = machine.shell("ps -o rtprio=,comm= -C keepalived,conntrackd").split("\n")
+        assert {" ".join(line.split()) for line in lines if line} == {
+            "20 keepalived",
+            "10 conntrackd",
+        }
+
+
 @on_each
 def test_each_keepalived_finds_nothing_wrong_with_either_wiring(pair: Machines) -> None:
     """`keepalived -t` says nothing, of what was rendered and of the example with hooks."""
