@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from primary_backup.conf import ConfError
-from primary_backup.conntrackd import Daemon
+from primary_backup.conntrackd import DEFAULT_CONFIG, Daemon
 from primary_backup.controller import Settings, enter, read_conf, replication
 from primary_backup.intent import Intent, Kind
 from primary_backup.notify import read_arguments
@@ -168,12 +168,15 @@ def follow(obj: tuple[Settings, str], group: str | None, instance: str | None, p
 def unlock(obj: tuple[Settings, str]) -> None:
     """Remove the lock file that a killed conntrackd has left, before its next start.
 
-    Nothing is removed while a conntrackd lives.
+    Nothing is removed while a conntrackd lives. Where no --config is given, it is that of systemd's
+    conntrackd.service.
     """
     settings, _ = obj
+    config = settings.config
     try:
-        conf = read_conf(settings.config)
-        removed = Daemon(settings.conntrackd, settings.config, conf).unlock()
+        if config == DEFAULT_CONFIG:
+            config = Daemon(settings.conntrackd, config, None).unit_config() or config
+        removed = Daemon(settings.conntrackd, config, read_conf(config)).unlock()
     except (ConfError, Unstartable) as error:
         _fail(str(error))
     if removed:

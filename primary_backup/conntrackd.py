@@ -136,12 +136,15 @@ class Daemon(NamedTuple):
         It makes every start fail without a word. Only one that is proven stale is removed: a
         second daemon would take a living one's socket away.
         """
-        if self.conf is None or self.conf.socket is None:
-            raise Unstartable(f"{self.config} names no UNIX Path: no client can reach conntrackd")
+        if self.conf is None:
+            raise Unstartable(f"{self.config} cannot be read: it may have another lock file")
         lock_file = self.conf.lock_file
         if os.path.isfile(lock_file):
             self._check_alone()
-        if not os.path.isfile(lock_file) or not _nobody_listens(self.conf.socket):
+        if not os.path.isfile(lock_file):
+            return ""
+        # Without a socket there is none that a second daemon could take away.
+        if self.conf.socket is not None and not _nobody_listens(self.conf.socket):
             return ""
         try:
             os.unlink(lock_file)
@@ -161,9 +164,12 @@ class Daemon(NamedTuple):
 
     def start(self) -> tuple[str, str]:
         """Start the daemon; the command, and what had to be done first. Raises Unstartable."""
+        if self.conf is None or self.conf.socket is None:
+            raise Unstartable(f"{self.config} names no UNIX Path: no client can reach conntrackd")
         self._check_alone()
         removed = self.unlock()
-        by_unit = self._unit_runs()
+        unit = self.unit_config()
+        by_unit = unit is not None and os.path.realpath(unit) == os.path.realpath(self.config)
         if by_unit:
             run(
                 "systemctl", "reset-failed", _UNIT,
@@ -191,10 +197,10 @@ class Daemon(NamedTuple):
             raise Unstartable(f"conntrackd does not start (`{how}`): {said}")
         return how, removed
 
-    def _unit_runs(self) -> bool:
-        """Whether systemd has a conntrackd unit for this same configuration."""
+    def unit_config(self) -> str | None:
+        """The configuration that systemd's conntrackd unit runs with; None where there is none."""
         if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
-            return False
+            return None
         try:
             shown = run(
                 "systemctl", "show", "--property=LoadState,ExecStart", _UNIT,
@@ -202,16 +208,15 @@ class Daemon(NamedTuple):
                 working=self._no_progress,
             )  # fmt: skip
         except NotInstalled:
-            return False
+            return None
         text = shown.output.decode(errors="replace")
         if "LoadState=masked" in text:
             raise Unstartable(f"{_UNIT} is masked: systemctl unmask {_UNIT}")
         if shown.code != 0 or "LoadState=loaded" not in text:
-            return False
+            return None
         _, _, argv = text.partition("argv[]=")
         words = argv.partition(";")[0].split()
-        named = words[words.index("-C") + 1] if "-C" in words[:-1] else DEFAULT_CONFIG
-        return os.path.realpath(named) == os.path.realpath(self.config)
+        return words[words.index("-C") + 1] if "-C" in words[:-1] else DEFAULT_CONFIG
 
     def _no_progress(self) -> bool:
         self.interrupt()

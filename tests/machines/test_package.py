@@ -37,7 +37,6 @@ CONFIGURATIONS = {
     "without a socket": WITHOUT_A_SOCKET,
     "elsewhere": ELSEWHERE,
 }
-LOCK_STAYS = pytest.mark.xfail(reason="unlock reads the default file alone, and wants a socket")
 whatever_it_reads = pytest.mark.parametrize(
     "configure", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys()
 )
@@ -134,12 +133,8 @@ def test_the_drop_in_keeps_no_conntrackd_from_being_restarted(
 
 @on_both
 @whatever_it_reads
-def test_a_conntrackd_that_is_killed_comes_back(
-    conntrackd: Machine, configure: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_conntrackd_that_is_killed_comes_back(conntrackd: Machine, configure: str) -> None:
     """Although its lock file is left, which makes it refuse to start."""
-    if configure:
-        request.applymarker(LOCK_STAYS)
     conntrackd.shell(f"{configure}\nsystemctl start conntrackd")
 
     comes_back(conntrackd, "systemctl kill --signal=KILL conntrackd")
