@@ -11,7 +11,8 @@ STILL_SECONDS = 0.5
 """A running commit makes entries without a pause longer than this."""
 OVER_SECONDS = 10.0
 """How long a purge or a bulk may go on before the commit is repeated all the same."""
-_WORSE = (Outcome.OK, Outcome.DEGRADED)
+REFILL_SECONDS = 3.0
+"""How long a bulk may take to arrive: a peer that has traffic never falls silent."""
 _WHY_DEAD = "find out why it died: its log, `journalctl -u conntrackd`, `dmesg`"
 
 
@@ -28,7 +29,7 @@ class Refill(NamedTuple):
     """Where a cache that is lost comes from: the peer may live, and hold everything."""
 
     peer: Peer
-    restarted: bool
+    lacking: bool
     """The daemon is not the one that this node asked as a backup: it holds what came since."""
 
 
@@ -64,6 +65,12 @@ class Committing:
         with its daemon, and the peer sends what it held. What an earlier commit has done is not
         done again: it would replace live entries by their copies.
         """
+        verdict = self._commit()
+        if self._refill is None or not (self._refill.lacking or self._requests.starts):
+            return verdict
+        return self._refilled(self._refill, verdict)
+
+    def _commit(self) -> Verdict:
         if self._earlier is not None:
             verdict = self._finish(self._earlier)
             if self._earlier.ended or self._is_done():
@@ -73,29 +80,28 @@ class Committing:
         verdict = self._attempt()
         if self._answered and self._disturbed():
             self._wait_until_over()
-            verdict = self._attempt_again()
-        if self._refill is not None and (self._refill.restarted or self._requests.starts):
-            verdict = self._attempt_refilled(self._refill, verdict)
+            self._before = self._last = self._daemon.kernel()
+            verdict = self._attempt()
         return verdict
 
-    def _attempt_again(self) -> Verdict:
-        self._before = self._last = self._daemon.kernel()
-        return self._attempt()
-
-    def _attempt_refilled(self, refill: Refill, verdict: Verdict) -> Verdict:
+    def _refilled(self, refill: Refill, verdict: Verdict) -> Verdict:
         """Ask the peer for what was lost: it is not dead where its keepalived or a link is."""
         why = verdict.reason
-        if refill.restarted and not self._requests.starts:
+        if not self._requests.starts:
             why = f"conntrackd was restarted, its external cache was new; {why}"
         before = self._requests.status()
         if not refill.peer.listen(before):
             return Verdict(Outcome.DEGRADED, f"{why}; no peer is heard to send it again", _WHY_DEAD)
         self._requests.ask(("-n",))
-        received = refill.peer.answer(before).replicated - before.replicated
-        again = self._attempt_again() if received else verdict
-        why = f"{why}; the peer has sent {received} connections"
-        outcome = max(verdict.outcome, again.outcome, key=_WORSE.index)
-        return Verdict(outcome, f"{why}; {again.reason}" if received else why, verdict.advice)
+        after = refill.peer.answer(before, REFILL_SECONDS)
+        why = f"{why}; the peer has sent {after.replicated - before.replicated} connections"
+        if (after.external or 0) <= (self.seen.expected or 0):
+            return verdict._replace(reason=why)  # they were all there
+        self._before = self._last = self._daemon.kernel()
+        again = self._attempt()
+        if verdict.outcome is Outcome.DEGRADED and again.outcome is Outcome.OK:
+            return verdict._replace(reason=f"{why}; {again.reason}")
+        return again._replace(reason=f"{why}; {again.reason}")
 
     def _finish(self, earlier: Earlier) -> Verdict:
         """Judge a commit that goes on without its client, once it has come to rest."""

@@ -15,7 +15,7 @@ from primary_backup.conf import Conntrackd
 from primary_backup.kernel import look
 from primary_backup.proc import running
 from primary_backup.proof import Kernel
-from primary_backup.request import Refused, Unanswered, Unreached, Unstartable
+from primary_backup.request import Refused, Unanswered, Unreached, Unreadable, Unstartable
 from primary_backup.run import NotInstalled, run
 from primary_backup.status import (
     Status,
@@ -68,7 +68,7 @@ class Daemon(NamedTuple):
 
         try:
             return self._ask(self.config, options, still_working)
-        except Refused as error:
+        except Unreadable as error:
             spare = self.spare(str(error))
             if spare is None:
                 raise
@@ -93,7 +93,7 @@ class Daemon(NamedTuple):
             return finished.output
         if b"can't connect" in finished.errors:
             raise Unreached("conntrackd is not running")
-        raise Refused(_message(finished.errors) or f"the client exits {finished.code}")
+        raise Unreadable(_message(finished.errors) or f"the client exits {finished.code}")
 
     def status(self) -> Status:
         """What the daemon says of its caches and its peer."""

@@ -65,7 +65,7 @@ def read_conf(path: str) -> Conntrackd:
 
 def _read(path: str) -> bytes:
     # Nobody may have to write into a FIFO before a promotion commits.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
         return file.read()
 
 
@@ -111,6 +111,7 @@ class _Invocation:
         self._turned = boot_seconds()
         self._trouble: list[str] = []
         self._unread = ""
+        self._origin = f"# {settings.config}\n".encode()
         self._notes: list[str] = []
         self._steps: list[StepResult] = []
         self._early: Verdict | None = None
@@ -127,7 +128,12 @@ class _Invocation:
     def _spare(self, message: str) -> str | None:
         """The file for a promotion whose conntrackd.conf was spoilt since the daemon read it."""
         path = os.path.join(self._settings.run_dir, CONF)
-        if self._state is not State.PRIMARY or self._run_dir is None or not os.path.exists(path):
+        if self._state is not State.PRIMARY or self._run_dir is None:
+            return None
+        try:
+            if not _read(path).startswith(self._origin):
+                return None  # that of another --config
+        except OSError:
             return None
         self._unread = self._unread or f"{self._settings.config}: {message}"
         return path
@@ -198,14 +204,19 @@ class _Invocation:
 
     def _read_input(self) -> None:
         """Read the configuration; only a promotion goes on before the client has accepted it."""
+        config = self._settings.config
         try:
-            self._conf = read_conf(self._settings.config)
+            self._conf = read_conf(config)
         except ConfError as error:
             self._unread = str(error)
-            spare = self._spare(str(error))
+        if (self._conf is None or self._conf.mode is None) and (
+            spare := self._spare("no Sync section")
+        ):
+            # The client accepts an empty file, and reaches nobody by it.
+            config = spare if self._conf is not None else config
             with contextlib.suppress(ConfError):
-                self._conf = read_conf(spare) if spare is not None else None
-        self._daemon = self._daemon._replace(conf=self._conf)
+                self._conf = read_conf(spare)
+        self._daemon = self._daemon._replace(config=config, conf=self._conf)
         idle = self._conf is not None and self._conf.mode is None
         if self._state is State.PRIMARY and not idle:
             return
@@ -251,7 +262,9 @@ class _Invocation:
             return refresh(self._state, replicated)
         if kind is Kind.PURGE:
             return purge(replicated)
-        again = self._state is State.PRIMARY and (kind is Kind.REFRESH or self._is_live())
+        # Without an internal cache a commit is all that disarms.
+        live = kind is Kind.REFRESH and replicated is not None and replicated.internal_cache
+        again = self._state is State.PRIMARY and (live or self._is_live())
         return plan(self._state, replicated, again=again)
 
     def _is_live(self) -> bool:
@@ -260,10 +273,10 @@ class _Invocation:
         if kind is Kind.RECALL and history.has_missed(self._intent.since):
             history.step_down()
             return False
-        if not history.is_blank or kind not in (Kind.RECALL, Kind.REASSERT):
-            return history.is_second()  # also of who heard a rival: its promotion may have failed
         if kind is Kind.REASSERT:
-            return True
+            return not history.owes_commit  # the promotion before the rival's word may have failed
+        if not history.is_blank or kind is not Kind.RECALL:
+            return history.is_second()
         try:
             status = self._daemon.status()
         except (Unreached, Unanswered, Refused):
@@ -280,7 +293,8 @@ class _Invocation:
             steps = tuple(step for step in steps if step.when is not When.PEER_COVERS)
         requests = Requests(
             self._daemon,
-            may_start=self._state in STARTS_DAEMON or self._intent.kind is Kind.REFRESH,
+            may_start=(self._state in STARTS_DAEMON or self._intent.kind is Kind.REFRESH)
+            and self._daemon.config == self._settings.config,
             halted=self._turn.halted,
             pause=self._turn.pause,
             deadline=time.monotonic() + TRANSITION_SECONDS,
@@ -294,7 +308,7 @@ class _Invocation:
             self._emit("step.finished", event)
         if self._unread:
             safe = "only what is safe in every mode was asked"
-            spared = "the running daemon was asked all the same"
+            spared = "the last file that was accepted was used"
             self._notes.append(f"{spared if self._conf else safe}: {self._unread}")
         if self._history.trouble:
             self._no_record(f"without record: {self._history.trouble}", self._history.trouble)
@@ -315,6 +329,8 @@ class _Invocation:
         """Hold a promotion by hand against keepalived's word; a follower does so by itself."""
         if self._state is not State.PRIMARY or self._caller.leaves_unfinished:
             return
+        if self._commit is None or self._turn.halted() is not None:
+            return  # nothing was committed, or a younger word has come
         from primary_backup.keepalived import refutation  # after the commit
 
         said = refutation()
@@ -368,4 +384,4 @@ class _Invocation:
         reached = self._steps and not self._unread and outcome in (Outcome.OK, Outcome.DEGRADED)
         if self._run_dir is not None and reached:
             with contextlib.suppress(OSError):  # then the next one goes without
-                self._run_dir.keep_conf(_read(self._settings.config))
+                self._run_dir.keep_conf(self._origin + _read(self._settings.config))

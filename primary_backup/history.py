@@ -26,7 +26,7 @@ class History:
         self._boot = boot_id()
         self._memory = Memory()
         self._identity: Callable[[], tuple[int, ...] | None] = lambda: None
-        self._standby = self._restarted = False
+        self._lacking = False
         self._begun = False
         self.transition = "-".join((self._boot[:8], *map(str, ticket.birth)))
         """This transition's id: higher is newer."""
@@ -43,11 +43,11 @@ class History:
         self._identity = identity
         daemon = identity()
         before = self._run_dir.recall() if self._run_dir is not None else Memory()
-        self._standby = before.state in {state.value for state in PURGES}
-        if before.daemon is not None:
-            self._restarted = daemon != tuple(before.daemon)
-            if not self._restarted:
-                self._memory = before
+        same = before.daemon is not None and daemon == tuple(before.daemon)
+        standby = before.state in {state.value for state in PURGES}
+        self._lacking = before.lacking if same else standby
+        if same:
+            self._memory = before
 
     def done_by(self) -> str | None:
         """Which transition did the same, and proved it, while this one was born already."""
@@ -72,6 +72,11 @@ class History:
             return False
         at_its_end = self._memory.ended in ENDED or self._memory.entries is None
         return self._memory.state == State.PRIMARY.value and at_its_end
+
+    @property
+    def owes_commit(self) -> bool:
+        """Whether the last word was a promotion whose commit was not brought to its end."""
+        return self._memory.state == State.PRIMARY.value and not self._has_committed()
 
     def is_standing(self, since: float) -> bool:
         """Whether this same state, in which keepalived is ``since``, was brought to its end.
@@ -112,8 +117,7 @@ class History:
             self._memory.kept,
             purge_pending=self.has_armed,
             earlier=earlier,
-            standby=self._standby,
-            restarted=self._restarted,
+            lacking=self._lacking,
         )
         memory = self._memory._replace(
             boot=self._boot,
@@ -124,6 +128,7 @@ class History:
             ended=_UNDER_WAY,
             began=time.time(),
             silent=False,
+            lacking=self._lacking,
             held=self._memory.held and self._ticket.state in PURGES,
         )
         commits = any(step.name == "commit" for step in steps)
@@ -169,10 +174,13 @@ class History:
         if asked and (result.name in _CANCEL_PURGE or taken_back):
             self._memory = self._memory._replace(purge_due=0.0)
         ended = result.outcome in (Outcome.OK, Outcome.DEGRADED)
+        answered = result.name == "request-resync" and result.outcome is Outcome.OK
+        filled = answered or (result.name == "commit" and ended)
         self._memory = self._memory._replace(
             committed=self._memory.committed or (result.name == "commit" and ended),
             kept=transition.kept,
             silent=transition.silent,
+            lacking=(self._memory.lacking or result.name == "start") and not filled,
         )
         if result.name in ("purge", "commit"):
             self._memory = self._memory._replace(held=transition.held)

@@ -82,7 +82,9 @@ class Inquiry:
             self._tell(deaf, str(error))
             return
         self._tell(deaf)
-        compared, self._compared = self._compared, memory.transition
+        compared = self._compared
+        if memory.ended:  # else it is under way, and looked at again
+            self._compared = memory.transition
         seen, self._seen = self._seen, said._replace(since=0.0)
         changed = deaf and seen not in (None, self._seen)
         if memory.state == said.state.value and not changed:
@@ -93,10 +95,11 @@ class Inquiry:
             self._answer(said, memory, why)
 
     def _answer(self, said: Standing, memory: Memory, why: str, before: Word | None = None) -> None:
-        if memory.forced and boot_seconds() < memory.purge_due:
-            return  # somebody meant it
         typed = memory.state in {state.value for state in PURGES}
         if said.state is State.PRIMARY and typed and self._tenure.is_unbroken(said):
+            if memory.forced and boot_seconds() < memory.purge_due:
+                self._compared = ""  # somebody meant it: not before the purge has fired
+                return
             why = f"{why}, and has all along; {memory.state} was not its word"
             intent = Intent(State.PRIMARY, why, Kind.REFRESH)
         else:

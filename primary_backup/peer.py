@@ -38,8 +38,11 @@ class Peer:
         self.silent = not self.heard
         return self.heard
 
-    def answer(self, before: Status) -> Status:
-        """Look until the peer's answer to ``-n`` has arrived whole, or nobody is heard."""
+    def answer(self, before: Status, arriving: float = ARRIVING_SECONDS) -> Status:
+        """Look until the peer's answer to ``-n`` has arrived whole, or nobody is heard.
+
+        It may be ``arriving`` for so many seconds at most.
+        """
         asked = moved = self._requests.clock()
         status = before
         while True:
@@ -54,7 +57,7 @@ class Peer:
                 moved = now
             if self.heard and now - moved > (SETTLED_SECONDS if arrived else EMPTY_SECONDS):
                 return status
-            if now - asked > (ARRIVING_SECONDS if arrived else ABSENT_SECONDS):
+            if now - asked > (arriving if arrived else ABSENT_SECONDS):
                 self.silent = not self.heard
                 return status
             self._look_again()

@@ -23,6 +23,10 @@ class Refused(Exception):
     """The client refuses, with its own message: asking again cannot help."""
 
 
+class Unreadable(Refused):
+    """It refuses its configuration, and has spoken to nobody."""
+
+
 class Unstartable(Exception):
     """The daemon is down and cannot be started."""
 

@@ -92,6 +92,8 @@ class Memory(NamedTuple):
     """The kernel's counters right before that commit; both None where there was none."""
     silent: bool = False
     """Nobody was heard on the dedicated link while that transition listened."""
+    lacking: bool = False
+    """A former daemon's external cache is lost, and the peer has not sent it again."""
     held: bool = False
     """A purge was held back, because the peer's copy did not cover what is held here."""
 

@@ -40,10 +40,8 @@ class Past(NamedTuple):
     """A purge that this tool asked for has not fired yet."""
     earlier: Earlier | None = None
     """What a killed process of this same promotion has committed."""
-    standby: bool = False
-    """This node was none but a backup, or in fault, before."""
-    restarted: bool = False
-    """By another daemon than this one, whose caches are new."""
+    lacking: bool = False
+    """What a former daemon's external cache held was not sent to this one."""
 
 
 class StepResult(NamedTuple):
@@ -206,8 +204,8 @@ class Transition:
     def _commit(self, step: Step) -> Verdict:
         self._about_to(step)
         # In ALARM the peer sends everything by itself, sooner or later.
-        asks = self._past.standby and any(each.name == "bulk-send" for each in self._plan)
-        refill = Refill(self._peer, self._past.restarted) if asks else None
+        asks = any(each.name == "bulk-send" for each in self._plan)
+        refill = Refill(self._peer, self._past.lacking) if asks else None
         committing = Committing(self._requests, step.options, self._past.earlier, refill)
         self._copies = True  # until it is flushed: also where an error ends this
         try:

@@ -671,6 +671,15 @@ def test_a_second_primary_commits_nothing(node: Node) -> None:
     assert ended.code == 0
 
 
+def test_a_primary_that_heard_a_rival_commits_nothing_whatever_was_typed(node: Node) -> None:
+    """keepalived has called it master all along."""
+    promoted(node)
+    node.run("backup")
+    before = len(node.asked)
+    assert node.run("notify", "INSTANCE", "VI_1", "MASTER_RX_LOWER_PRI").code == 0
+    assert node.asked[before:] == ["-f internal", "-R", "-B"]
+
+
 def test_a_third_primary_commits_nothing_either(node: Node) -> None:
     """However often it is said."""
     for _ in range(3):

@@ -475,7 +475,7 @@ def test_asking_again_is_capped() -> None:
 
 def test_a_dead_daemon_is_started_once_and_its_loss_is_told() -> None:
     """Its external cache died with it: expected is unknown, recovered 0, degraded, and carry on."""
-    world = World(external=500, entries=40)
+    world = World(external=500, entries=40, peer=False)
     world.fates["-c"] = unreached(5)
     told = tell(world, State.PRIMARY)
     assert told.results[0].name == "start"
@@ -484,6 +484,19 @@ def test_a_dead_daemon_is_started_once_and_its_loss_is_told() -> None:
     assert (told.transition.commit.expected, told.transition.commit.recovered) == (None, 0)
     assert told.outcomes["commit"] is Outcome.DEGRADED
     assert world.asked[-2:] == ["-R", "-B"]
+
+
+@pytest.mark.parametrize("holds", [3, 500])
+def test_what_a_dead_daemon_has_lost_comes_from_a_peer_that_lives(holds: int) -> None:
+    """Asked once it is known to be lost, and committed; degraded, because somebody has to look."""
+    world = World(external=500, entries=40, holds=holds)
+    world.fates["-c"] = unreached(5)
+    told = tell(world, State.PRIMARY)
+    assert told.transition.commit is not None
+    assert (told.transition.commit.expected, told.transition.commit.recovered) == (holds, holds)
+    assert told.outcomes["commit"] is Outcome.DEGRADED
+    assert f"the peer has sent {holds} connections" in told.reason("commit")
+    assert [asked for asked in world.asked if asked in ("-n", "-c")][-2:] == ["-n", "-c"]
 
 
 def test_a_dead_daemon_in_direct_mode_lost_nothing() -> None:
@@ -662,7 +675,7 @@ def test_a_commit_that_still_runs_is_waited_for() -> None:
 
 def test_a_commit_whose_daemon_has_died_since_is_not_asked_again() -> None:
     """Its successor holds nothing to commit: degraded, and its loss is told."""
-    world = World(external=500)
+    world = World(external=500, peer=False)
     world.fates["-s"] = unreached(5)
     told = resumed(world, ended=False, made=200)
     assert world.starts == 1

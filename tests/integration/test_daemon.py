@@ -59,6 +59,7 @@ def test_a_daemon_killed_in_mid_commit_is_started_again_and_what_the_kernel_got_
     """What was committed is counted by the kernel and sent to the peer; the rest died, and is
     neither guessed (expected is null) nor kept from the operator (degraded)."""
     pair = replicated(lab, 50_000)
+    pair.fw2.cut("eth2")  # a peer that is heard would send it again
     before = inserted(pair.fw2)
     dying = pair.fw2.conntrackd_pid
     victim = seen_from_here(pair.fw2, dying)
@@ -127,6 +128,7 @@ def test_a_promotion_that_met_a_hung_daemon_can_be_repeated_once_it_runs(lab: La
 def test_a_daemon_dead_at_promotion_is_started_and_the_loss_of_its_cache_is_told(lab: Lab) -> None:
     """The lock file it left would make every start fail without a word."""
     pair = replicated(lab, 1000)
+    pair.fw2.cut("eth2")  # a peer that is heard would send it again
     pair.fw2.kill_conntrackd()
     assert pair.fw2.path(LOCK).exists()
     assert pair.fw2.path(SOCKET).exists()
@@ -154,6 +156,24 @@ def test_a_daemon_dead_at_promotion_loses_nothing_in_direct_mode(lab: Lab) -> No
     assert "cache was lost" not in event["reason"]
 
 
+def test_a_peer_that_has_traffic_does_not_hold_up_what_it_sends_again(lab: Lab) -> None:
+    """Its words never pause: what has arrived is committed in seconds."""
+    pair = replicated(lab, 1000)
+    assert become(pair.fw2, "backup")["outcome"] == "ok"
+    pair.fw2.stop_conntrackd()
+    pair.fw2.start_conntrackd()
+    hook = pair.fw2.start_hook("primary", "--json")
+    number = 5000
+    while hook.poll() is None:
+        pair.fw1.load_entries(1, first=number)
+        number += 1
+
+    event = told(pair.fw2, hook)
+
+    assert event["recovered"] >= 1000, event["reason"]
+    assert step(event, "commit")["seconds"] < 15
+
+
 @pytest.mark.parametrize("end", ["stop_conntrackd", "kill_conntrackd"])
 @pytest.mark.parametrize("restarted", [True, False])
 def test_what_a_backup_s_daemon_has_lost_comes_from_a_peer_that_lives(
@@ -178,6 +198,19 @@ def test_what_a_backup_s_daemon_has_lost_comes_from_a_peer_that_lives(
     assert pair.fw2.internal() == 1000
 
 
+def test_what_was_lost_while_nobody_asked_is_not_forgotten(lab: Lab) -> None:
+    """conntrackd was down at a fault, and has been started since by somebody else."""
+    pair = replicated(lab, 1000)
+    assert become(pair.fw2, "backup")["outcome"] == "ok"
+    pair.fw2.stop_conntrackd()
+    become(pair.fw2, "fault")
+    pair.fw2.start_conntrackd()
+
+    event = become(pair.fw2, "primary")
+
+    assert (event["recovered"], event["expected"]) == (1000, 1000), event["reason"]
+
+
 def test_what_nobody_holds_any_more_is_called_lost(lab: Lab) -> None:
     """The daemon was restarted, and the peer is dead: that is no clean promotion."""
     pair = replicated(lab, 1000)
@@ -192,18 +225,29 @@ def test_what_nobody_holds_any_more_is_called_lost(lab: Lab) -> None:
     assert "conntrackd was restarted" in event["reason"]
 
 
-def test_a_configuration_that_was_spoilt_in_a_running_pair_costs_no_connection(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda text: text + "Nonsense\n", "Nonsense"),
+        (lambda _: "", "no Sync section"),
+        (lambda text: text[: text.index("General")] + "General {\n", "General does not end"),
+    ],
+    ids=["a typing error", "empty", "cut"],
+)
+def test_a_configuration_that_was_spoilt_in_a_running_pair_costs_no_connection(
+    lab: Lab, spoil: Callable[[str], str], says: str
+) -> None:
     """The daemon has read it before; the client, which reads it anew, is given what it needs."""
     pair = replicated(lab, 1000)
     assert become(pair.fw2, "backup")["outcome"] == "ok"
     conf = pair.fw2.path(CONNTRACKD_CONF)
-    conf.write_text(conf.read_text() + "Nonsense\n")
+    conf.write_text(spoil(conf.read_text()))
     assert pair.fw2.client("-s", check=False).returncode == 1
 
     event = become(pair.fw2, "primary")
 
     assert (event["outcome"], event["recovered"]) == ("degraded", 1000)
-    assert "Nonsense" in event["reason"]
+    assert says in event["reason"]
     assert [step["outcome"] for step in event["steps"]] == ["ok", "ok", "skipped", "ok", "ok"]
     assert pair.fw2.kernel_entries() >= 1000
 

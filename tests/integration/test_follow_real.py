@@ -593,8 +593,10 @@ def test_a_backup_that_is_typed_on_the_live_primary_purges_nothing_unless_it_is_
         lambda: pair.fw1.kernel_entries() >= COUNT,
         seconds=PURGE_SECONDS + 1, what="has every entry",
     )  # fmt: skip
+    earlier = ended(pair.fw1)
     assert "-t" in asked(pair.fw1.hook_json("backup", "--force"))
     pair.fw1.until(lambda: pair.fw1.kernel_entries() < COUNT / 10, WITHIN, "is purged")
+    assert "backup was not its word" in finished(pair.fw1, "primary", earlier)[0]["cause"]
 
 
 def test_a_backup_that_is_typed_on_the_live_primary_does_not_last(pair: Pair) -> None:
