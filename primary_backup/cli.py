@@ -10,12 +10,13 @@ import click
 
 from primary_backup.conf import ConfError
 from primary_backup.conntrackd import DEFAULT_CONFIG, Daemon
-from primary_backup.controller import Settings, enter, read_conf, replication
+from primary_backup.controller import enter
 from primary_backup.intent import Intent, Kind
 from primary_backup.notify import read_arguments
 from primary_backup.plan import PURGES, STARTS_DAEMON, State, plan
 from primary_backup.proof import Outcome
 from primary_backup.request import Unstartable
+from primary_backup.settings import Settings, read_conf, replication
 
 EXIT_STATUS = {
     Outcome.OK: 0,

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from primary_backup.conf import ConfError, Conntrackd, read_conntrackd
+from primary_backup.conf import ConfError, Conntrackd
 from primary_backup.conntrackd import Daemon
 from primary_backup.history import History
 from primary_backup.intent import Intent, Kind
 from primary_backup.plan import (
     STARTS_DAEMON,
-    Replication,
     State,
     Step,
     When,
@@ -26,6 +25,7 @@ from primary_backup.proof import Commit, Outcome, Verdict
 from primary_backup.record import advice, conclude, step_event, step_fields
 from primary_backup.request import Halted, Refused, Requests, Unanswered, Unreached
 from primary_backup.rundir import CONF, RunDir, Ticket, Unusable
+from primary_backup.settings import Settings, read_conf, read_file, replication
 from primary_backup.transition import StepResult, Transition
 from primary_backup.turn import Caller, Stuck, Turn
 
@@ -36,14 +36,6 @@ TRANSITION_SECONDS = 45.0
 """When a transition gives up; the time in which a commit makes entries does not count."""
 
 
-class Settings(NamedTuple):
-    """Which daemon, through which client, and where our own state lives: absolute paths."""
-
-    config: str
-    conntrackd: str
-    run_dir: str
-
-
 class Ending(NamedTuple):
     """The final event, how it ended, and what was wrong with the input or the run directory."""
 
@@ -51,29 +43,6 @@ class Ending(NamedTuple):
     event: dict[str, Any]
     line: str
     trouble: tuple[str, ...]
-
-
-def read_conf(path: str) -> Conntrackd:
-    """Read conntrackd.conf; raises ConfError naming it, also where the file cannot be read."""
-    try:
-        return read_conntrackd(_read(path))
-    except OSError as error:
-        raise ConfError(f"{path}: {error.strerror}") from error
-    except ConfError as error:
-        raise ConfError(f"{path}: {error}") from error
-
-
-def _read(path: str) -> bytes:
-    # Nobody may have to write into a FIFO before a promotion commits.
-    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-        return file.read()
-
-
-def replication(conf: Conntrackd | None) -> Replication | None:
-    """The settings that decide the plan; None where the configuration could not be read."""
-    if conf is None or conf.mode is None:
-        return None
-    return Replication(conf.mode, conf.internal_cache, conf.external_cache)
 
 
 def enter(intent: Intent, settings: Settings, emit: Emit, caller: Caller | None = None) -> Ending:
@@ -131,7 +100,7 @@ class _Invocation:
         if self._state is not State.PRIMARY or self._run_dir is None:
             return None
         try:
-            if not _read(path).startswith(self._origin):
+            if not read_file(path).startswith(self._origin):
                 return None  # that of another --config
         except OSError:
             return None
@@ -384,4 +353,4 @@ class _Invocation:
         reached = self._steps and not self._unread and outcome in (Outcome.OK, Outcome.DEGRADED)
         if self._run_dir is not None and reached:
             with contextlib.suppress(OSError):  # then the next one goes without
-                self._run_dir.keep_conf(self._origin + _read(self._settings.config))
+                self._run_dir.keep_conf(self._origin + read_file(self._settings.config))

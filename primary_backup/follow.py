@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from primary_backup.conf import ConfError
-from primary_backup.controller import Emit, Settings, enter, read_conf
+from primary_backup.controller import Emit, enter
 from primary_backup.fifo import Fifo
 from primary_backup.inbox import Inbox, Word
 from primary_backup.inquiry import Inquiry
@@ -24,6 +24,7 @@ from primary_backup.proof import Outcome
 from primary_backup.request import Halted
 from primary_backup.rundir import RunDir, Unusable
 from primary_backup.service import Service
+from primary_backup.settings import Settings, read_conf
 from primary_backup.turn import Caller
 from primary_backup.upkeep import LOOK_SECONDS, Upkeep
 from primary_backup.watch import Pace

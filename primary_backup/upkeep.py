@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 from primary_backup.conf import ConfError
 from primary_backup.conntrackd import Daemon
-from primary_backup.controller import Settings, read_conf, replication
 from primary_backup.intent import Intent, Kind
 from primary_backup.plan import PURGES, State
 from primary_backup.proc import boot_seconds
 from primary_backup.proof import ENDED, Outcome
 from primary_backup.request import Halted, Refused, Unanswered, Unreached
 from primary_backup.rundir import Memory, RunDir, Unusable
+from primary_backup.settings import Settings, read_conf, replication
 from primary_backup.watch import Look, Need, Pace, Past, Watch
 
 LOOK_SECONDS = 5.0

@@ -903,9 +903,10 @@ def test_one_that_was_overtaken_does_not_overwrite_what_is_remembered(node: Node
 
 SLOW = """
 import json, os, sys, time
-from primary_backup.controller import Settings, enter
+from primary_backup.controller import enter
 from primary_backup.intent import Intent
 from primary_backup.plan import State
+from primary_backup.settings import Settings
 
 world, *settings, message, outcome = sys.argv[1:]
 

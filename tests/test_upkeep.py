@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import pytest
 
-from primary_backup.controller import Settings
 from primary_backup.intent import Intent, Kind
 from primary_backup.plan import State
 from primary_backup.proc import boot_id, boot_seconds
 from primary_backup.proof import Outcome
 from primary_backup.request import Halted
+from primary_backup.settings import Settings
 from primary_backup.upkeep import Upkeep
 from primary_backup.watch import (
     CALM_SECONDS,
