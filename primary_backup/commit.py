@@ -76,11 +76,9 @@ class Committing:
             if self._earlier.ended or self._is_done():
                 return verdict
             self.proven = False
-            self._before = self._last = self._daemon.kernel()
         verdict = self._attempt()
         if self._answered and self._disturbed():
             self._wait_until_over()
-            self._before = self._last = self._daemon.kernel()
             verdict = self._attempt()
         return verdict
 
@@ -97,7 +95,6 @@ class Committing:
         why = f"{why}; the peer has sent {after.replicated - before.replicated} connections"
         if (after.external or 0) <= (self.seen.expected or 0):
             return verdict._replace(reason=why)  # they were all there
-        self._before = self._last = self._daemon.kernel()
         again = self._attempt()
         if verdict.outcome is Outcome.DEGRADED and again.outcome is Outcome.OK:
             return verdict._replace(reason=f"{why}; {again.reason}")
@@ -127,6 +124,7 @@ class Committing:
         return self.proven and almost_all and self.seen.recovered > 0
 
     def _attempt(self) -> Verdict:
+        self._before = self._last = self._daemon.kernel()
         starts = len(self._requests.starts)
         daemon = self._daemon.identity()
         try:

@@ -304,6 +304,18 @@ def test_one_that_cannot_write_its_dump_is_not_known(place: Place, tmpdir: str) 
     assert place.objects() is None
 
 
+def test_one_that_has_respawned_a_crashed_child_is_told_from_before(place: Place) -> None:
+    """It counts its promotions anew: the same number is another tenure."""
+    process = place.master()
+    before = place.asked()
+    os.kill(child(process), signal.SIGKILL)
+    place.awaits(
+        lambda: (now := standing(GROUP)).state is State.PRIMARY and now.births != before.births
+    )
+    assert place.asked().promotions == before.promotions
+    assert process.poll() is None
+
+
 # -- what it does not say -----------------------------------------------------------------------
 
 
