@@ -272,7 +272,11 @@ class Transition:
         received = after.replicated - before.replicated
         if received == 0:
             return Verdict(Outcome.OK, "peer alive, nothing to replicate")
-        return Verdict(Outcome.OK, f"{received} connections received from the peer")
+        told = f"{received} connections received from the peer"
+        older = (after.external or 0) - received
+        if not few_copies(older, received):
+            told += f", beside {older} copies that it did not send: it may have ended them unheard"
+        return Verdict(Outcome.OK, told)
 
     def _purge(self, step: Step) -> Verdict:
         try:

@@ -705,6 +705,16 @@ def test_whatever_a_killed_commit_has_done_no_unproven_copy_is_flushed(
 # -- a backup -----------------------------------------------------------------------------------
 
 
+def test_copies_that_the_peer_does_not_hold_any_more_are_told() -> None:
+    """It adds and never takes away: what ended while the link was down stays in the cache."""
+    told = tell(World(external=500, holds=200), State.BACKUP)
+    assert "200 connections received from the peer, beside 300 copies" in told.reason(
+        "request-resync"
+    )
+    told = tell(World(external=210, holds=200), State.BACKUP)
+    assert told.reason("request-resync") == "200 connections received from the peer"
+
+
 def test_a_backup_purges_when_the_peer_has_it_all() -> None:
     """The peer is heard and its copy covers ours: -n, and then -t."""
     told = tell(World(internal=500, holds=500), State.BACKUP)

@@ -211,6 +211,23 @@ def test_what_was_lost_while_nobody_asked_is_not_forgotten(lab: Lab) -> None:
     assert (event["recovered"], event["expected"]) == (1000, 1000), event["reason"]
 
 
+def test_copies_whose_end_was_not_heard_are_told(lab: Lab) -> None:
+    """The link was down for longer than conntrackd resends: what ended meanwhile stays a copy."""
+    few = {"ResendQueueSize 131072": "ResendQueueSize 64"}
+    pair = replicated(lab, 1000, conntrackd=few)
+    for _ in range(2):
+        assert "copies" not in become(pair.fw2, "backup")["reason"]
+    pair.fw2.cut("eth2")
+    pair.fw1.flush_kernel()
+    pair.fw1.load_entries(500, first=5000)
+    pair.fw2.mend("eth2")
+
+    assert (
+        "500 connections received from the peer, beside 1000 copies"
+        in (become(pair.fw2, "backup")["reason"])
+    )
+
+
 def test_what_nobody_holds_any_more_is_called_lost(lab: Lab) -> None:
     """The daemon was restarted, and the peer is dead: that is no clean promotion."""
     pair = replicated(lab, 1000)
