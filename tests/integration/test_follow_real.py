@@ -284,7 +284,7 @@ def test_of_a_thousand_flips_the_last_one_decides(lab: Lab) -> None:
         return [(event["state"], event["outcome"]) for event in found]
 
     pair.fw1.until(lambda: events()[-1:] == [("backup", "ok")], WITHIN, "is made backup")
-    assert ("backup", "superseded") in events()
+    assert "superseded" in {outcome for _, outcome in events()}
     assert len(events()) < FLIPS / 20
     assert traffic.alive(WITHIN) == CONNECTIONS
     pair.fw2.cut("eth1")
