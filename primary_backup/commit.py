@@ -76,11 +76,17 @@ class Committing:
             if self._earlier.ended or self._is_done():
                 return verdict
             self.proven = False
-        verdict = self._attempt()
+            verdict = self._attempt_again()
+        else:
+            verdict = self._attempt()
         if self._answered and self._disturbed():
             self._wait_until_over()
-            verdict = self._attempt()
+            verdict = self._attempt_again()
         return verdict
+
+    def _attempt_again(self) -> Verdict:
+        self._before = self._last = self._daemon.kernel()
+        return self._attempt()
 
     def _refilled(self, refill: Refill, verdict: Verdict) -> Verdict:
         """Ask the peer for what was lost: it is not dead where its keepalived or a link is."""
@@ -95,7 +101,7 @@ class Committing:
         why = f"{why}; the peer has sent {after.replicated - before.replicated} connections"
         if (after.external or 0) <= (self.seen.expected or 0):
             return verdict._replace(reason=why)  # they were all there
-        again = self._attempt()
+        again = self._attempt_again()
         if verdict.outcome is Outcome.DEGRADED and again.outcome is Outcome.OK:
             return verdict._replace(reason=f"{why}; {again.reason}")
         return again._replace(reason=f"{why}; {again.reason}")
@@ -124,7 +130,6 @@ class Committing:
         return self.proven and almost_all and self.seen.recovered > 0
 
     def _attempt(self) -> Verdict:
-        self._before = self._last = self._daemon.kernel()
         starts = len(self._requests.starts)
         daemon = self._daemon.identity()
         try:

@@ -44,8 +44,7 @@ class History:
         daemon = identity()
         before = self._run_dir.recall() if self._run_dir is not None else Memory()
         same = before.daemon is not None and daemon == tuple(before.daemon)
-        standby = before.state in {state.value for state in PURGES}
-        self._lacking = before.lacking if same else standby
+        self._lacking = before.lacking if same else before.stands_by
         if same:
             self._memory = before
 

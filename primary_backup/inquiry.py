@@ -8,7 +8,7 @@ from primary_backup.inbox import Inbox, Word
 from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived import NotRunning, Standing, Unknown, standing, writes
 from primary_backup.notify import Followed
-from primary_backup.plan import PURGES, State
+from primary_backup.plan import State
 from primary_backup.proc import boot_seconds
 from primary_backup.proof import ENDED, Outcome
 from primary_backup.rundir import Memory, RunDir, Unusable
@@ -95,8 +95,7 @@ class Inquiry:
             self._answer(said, memory, why)
 
     def _answer(self, said: Standing, memory: Memory, why: str, before: Word | None = None) -> None:
-        typed = memory.state in {state.value for state in PURGES}
-        if said.state is State.PRIMARY and typed and self._tenure.is_unbroken(said):
+        if said.state is State.PRIMARY and memory.stands_by and self._tenure.is_unbroken(said):
             if memory.forced and boot_seconds() < memory.purge_due:
                 self._compared = ""  # somebody meant it: not before the purge has fired
                 return

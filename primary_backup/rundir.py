@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from primary_backup.plan import State
+from primary_backup.plan import PURGES, State
 from primary_backup.proc import Birth, boot_id, look
 
 CONF = "conntrackd.conf"
@@ -96,6 +96,11 @@ class Memory(NamedTuple):
     """A former daemon's external cache is lost, and the peer has not sent it again."""
     held: bool = False
     """A purge was held back, because the peer's copy did not cover what is held here."""
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether the last word was a backup's or a fault's."""
+        return self.state in {state.value for state in PURGES}
 
     @property
     def birth(self) -> Birth:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from primary_backup.conf import ConfError
 from primary_backup.conntrackd import Daemon
 from primary_backup.intent import Intent, Kind
-from primary_backup.plan import PURGES, State
+from primary_backup.plan import State
 from primary_backup.proc import boot_seconds
 from primary_backup.proof import ENDED, Outcome
 from primary_backup.request import Halted, Refused, Unanswered, Unreached
@@ -77,7 +77,7 @@ class Upkeep:
                     tuple(memory.daemon) if memory.daemon is not None else None,
                     finished=memory.ended in _FINISHED,
                     silent=memory.silent,
-                    held=memory.held and State(memory.state) in PURGES,
+                    held=memory.held and memory.stands_by,
                     kept=memory.kept,
                     answers=replicated is not None and replicated.sends_bulks,
                 )
