@@ -207,8 +207,12 @@ class Firewall(Node):
 
     def hooks_running(self) -> list[int]:
         """The numbers, on the firewall, of the hooks that have not ended."""
-        ours = {*self.pids(Path(HOOK).name), *self.pids(self._command.name)}
-        return sorted(ours.difference(self.followers()))
+        names = {Path(HOOK).name, self._command.name}
+        return sorted(
+            pid
+            for pid, process in self.processes().items()
+            if names & process.words and "follow" not in process.words
+        )
 
     def is_quiet(self) -> bool:
         """Say whether no hook runs, and no transition of a follower's is under way."""
@@ -230,7 +234,12 @@ class Firewall(Node):
 
     def followers(self) -> list[int]:
         """The numbers, on the firewall, of the followers."""
-        return self.pids("ftfw-transition", "follow")
+        found = {
+            pid: process.parent
+            for pid, process in self.processes().items()
+            if process.words >= {Path(HOOK).name, "follow"}
+        }
+        return sorted(pid for pid, parent in found.items() if parent not in found)
 
     def stop_follower(self) -> int:
         """End the follower as a service manager does; its exit status."""

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -30,6 +30,14 @@ exec env --ignore-signal=CHLD cat >/dev/null
 
 _CLONE_NEWPID = 0x20000000
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Process(NamedTuple):
+    """A process of a node. Between fork and exec it has its parent's words."""
+
+    parent: int
+    words: set[str]
+    """The arguments of its command line, and the last component of each."""
 
 
 def until(predicate: Callable[[], T], *, within: float, what: str = "") -> T:
@@ -189,18 +197,20 @@ class Node:
         inside = self.run("realpath", "-m", "--", path).stdout.rstrip("\n")
         return Path(f"/proc/{self.pid}/root{inside}")
 
-    def pids(self, *words: str) -> list[int]:
-        """The node's processes, by its own numbers, with a word of the command line for every word.
-
-        A word counts as found where it is a whole argument or the last component of one.
-        """
-        found = []
+    def processes(self) -> dict[int, Process]:
+        """The node's processes, by its own numbers."""
+        found = {}
         for process in Path(f"/proc/{self.pid}/root/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it may be gone by now
+                parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
                 arguments = (process / "cmdline").read_text(errors="replace").split("\0")
-                if set(words) <= {*arguments, *(name.rpartition("/")[2] for name in arguments)}:
-                    found.append(int(process.name))
-        return sorted(found)
+                words = {*arguments, *(name.rpartition("/")[2] for name in arguments)}
+                found[int(process.name)] = Process(int(parent), words)
+        return found
+
+    def pids(self, *words: str) -> list[int]:
+        """The node's processes, by its own numbers, that have all these words."""
+        return sorted(pid for pid, process in self.processes().items() if {*words} <= process.words)
 
     def signal(self, number: signal.Signals, *pids: int) -> None:
         """Signal processes of the node, by the numbers they have there."""
