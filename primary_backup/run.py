@@ -108,6 +108,7 @@ def _read(
                 said[pipe] = (said[pipe] + chunk)[:_LONGEST_OUTPUT]
             else:
                 open_pipes.discard(pipe)
-        if not ready and working():
+        # What has said all it has to say is worth the wait for its end.
+        if not ready and open_pipes and working():
             deadline = time.monotonic() + seconds
     return True

@@ -717,7 +717,8 @@ def test_a_word_that_nobody_has_begun_is_left_to_the_next_follower(
 
 def test_a_signal_that_comes_too_late_leaves_nothing(node: Node, follower: Follower) -> None:
     """The last answer had come: the next follower on the live primary asks nothing."""
-    node.on("-s queue", "kill -TERM $PPID")
+    once_reaped = "while kill -0 $$; do :; done; kill -TERM $PPID"
+    node.on("-s queue", f"({once_reaped}) >/dev/null 2>&1 &")
     node.on("-R", "put internal 3")
     follower.say("MASTER")
     assert follower.wait(within=5).code == 0

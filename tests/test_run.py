@@ -107,9 +107,21 @@ def test_a_program_that_closed_its_output_has_a_deadline_too() -> None:
     assert time.monotonic() - began < SHORT + 2
 
 
+def test_a_program_that_has_said_all_is_waited_for(tmp_path: Path) -> None:
+    """A signal of ours in that moment does not cost the answer."""
+    closed = tmp_path / "closed"
+
+    def fail() -> bool:
+        assert not closed.exists()
+        return False
+
+    script = f"exec >&- 2>&-; : >{closed}; exec sleep 0.2"
+    assert run("/bin/sh", "-c", script, seconds=5, working=fail).code == 0
+
+
 def test_a_program_that_works_gets_more_time() -> None:
     """The deadline counts from when it was last seen working."""
-    looks = iter([True] * 15)
+    looks = iter([True] * 100)
     finished = run(
         "/bin/sh", "-c", "sleep 0.8; echo done",
         seconds=SHORT,
