@@ -130,9 +130,12 @@ class Follower:
         """Read STOP, if keepalived ends as well; what else is there is left to the next one."""
         self._service.say(STOPPING="1")
         until = time.monotonic() + STOP_SECONDS
-        while (left := until - time.monotonic()) > 0:
-            word = self._inbox.look()
-            if word is not None and word.intent.state is State.STOP:
+        while True:
+            word = (
+                self._inbox.look()
+            )  # once more when the time is up: we may have been kept waiting
+            left = until - time.monotonic()
+            if left <= 0 or (word is not None and word.intent.state is State.STOP):
                 break
             self._wait(left)
         word = self._inbox.take()

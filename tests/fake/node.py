@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from primary_backup.proc import TICKS_PER_SECOND, boot_seconds
+
 HOOK = Path(sys.executable).with_name("ftfw-transition")
 CLIENT = Path(__file__).with_name("conntrackd")
 CONF = """\
@@ -56,6 +58,12 @@ def lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def later() -> None:
+    """Wait until the clock by which births are told has moved on."""
+    now = int(boot_seconds() * TICKS_PER_SECOND)
+    until(lambda: boot_seconds() * TICKS_PER_SECOND > now + 1, "the clock moves on")
 
 
 class Ended(NamedTuple):
@@ -227,9 +235,8 @@ class Node:
             if not hook.ended:
                 hook.process.kill()
             hook.process.communicate()
-        for call in self._calls():
-            if lives(call["pid"]) and str(self.world) in self._cmdline(call["pid"]):
-                os.kill(call["pid"], signal.SIGKILL)
+        for pid in self.clients_left:
+            os.kill(pid, signal.SIGKILL)
         self._holder.kill()
         self._holder.wait()
 
@@ -276,6 +283,12 @@ class Node:
     def clients(self) -> list[int]:
         """The process ids of all clients that were started."""
         return [call["pid"] for call in self._calls()]
+
+    @property
+    def clients_left(self) -> list[int]:
+        """Those that still run; a number may be another process's by now."""
+        mine = str(self.world)
+        return [pid for pid in self.clients if lives(pid) and mine in self._cmdline(pid)]
 
     # -- the hook ---------------------------------------------------------------------------
 
