@@ -167,6 +167,8 @@ def _signal_number(pid: int) -> int:
         finished = run("/usr/bin/env", f"/proc/{pid}/exe", "--signum=JSON", seconds=_NUMBER_SECONDS)
     except NotInstalled as error:
         raise Unknown(str(error)) from error
+    if finished.code is None:
+        raise Unknown("keepalived --signum=JSON does not answer")
     text = finished.output.strip()
     if finished.code != 0 or not text.isdigit():
         raise Unknown("this keepalived has no JSON dump")

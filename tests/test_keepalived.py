@@ -329,7 +329,7 @@ def test_one_that_is_stopped_keeps_nobody_waiting(place: Place, which: str) -> N
         begun = time.monotonic()
         with pytest.raises(SilenceError):
             place.asked_once()
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 5
         assert place.objects() is None
         assert not dump.exists()
     assert place.asked().state is State.PRIMARY
