@@ -110,13 +110,15 @@ def test_a_program_that_closed_its_output_has_a_deadline_too() -> None:
 def test_a_program_that_has_said_all_is_waited_for(tmp_path: Path) -> None:
     """A signal of ours in that moment does not cost the answer."""
     closed = tmp_path / "closed"
+    looks: list[bool] = []
 
-    def fail() -> bool:
-        assert not closed.exists()
+    def look() -> bool:
+        looks.append(closed.exists())
         return False
 
     script = f"exec >&- 2>&-; : >{closed}; exec sleep 0.2"
-    assert run("/bin/sh", "-c", script, seconds=5, working=fail).code == 0
+    assert run("/bin/sh", "-c", script, seconds=5, working=look).code == 0
+    assert looks.count(True) <= 1  # it may just have closed it
 
 
 def test_a_program_that_works_gets_more_time() -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from primary_backup.plan import State
 from primary_backup.proc import Birth, boot_id, born
 from primary_backup.rundir import Holder, Memory, RunDir, Ticket, Unusable
-from tests.fake.node import until
+from tests.fake.node import later, until
 
 MINE = Ticket(born(), State.BACKUP)
 LOCKS = """
@@ -189,7 +189,10 @@ def test_nobody_is_the_youngest_of_none(run_dir: RunDir) -> None:
 
 def test_the_youngest_is_the_one_born_last(tmp_path: Path, run_dir: RunDir) -> None:
     """By birth, whatever the order in which they were shown."""
-    with living() as older, living() as younger:
+    with ExitStack() as stack:
+        older = stack.enter_context(living())
+        later()
+        younger = stack.enter_context(living())
         tickets = [
             Ticket(birth_of(younger.pid), State.PRIMARY),
             Ticket(birth_of(older.pid), State.FAULT),

@@ -114,12 +114,12 @@ class Node:
         self._first.stdin.close()
         # Ours to reap, and the kernel lets the first process end only after they are.
         for process in self._started:
-            process.wait(timeout=10)
+            process.wait(timeout=60)
             if process.stdin:
                 # What was still to be written has no reader any more.
                 with contextlib.suppress(BrokenPipeError):
                     process.stdin.close()
-        self._first.wait(timeout=10)
+        self._first.wait(timeout=60)
         for pipe in (self._first.stdout, self._first.stderr):
             assert pipe is not None
             pipe.close()

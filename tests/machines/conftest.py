@@ -73,12 +73,10 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Builder:
             shutil.copytree(checkout, disk.directory / "upper/root/checkout")
             with Machine("builder", workdir / "machine", disk) as machine:
                 made = machine.nspawn("--pipe", "--chdir=/root/checkout", "make", "deb")
-                assert made.wait(timeout=300) == 0, machine.output(made)
+                assert made.wait(timeout=600) == 0, machine.output(made)
             checkout = disk.directory / "upper/root/checkout"
         else:
-            subprocess.run(
-                ["make", "deb"], cwd=checkout, check=True, capture_output=True, timeout=600
-            )
+            subprocess.run(["make", "deb"], cwd=checkout, check=True, timeout=600)
         (package,) = (checkout / "dist").glob("*.deb")
         return package
 

@@ -33,7 +33,9 @@ _NSPAWN = (
     "--resolv-conf=off", "--timezone=off",
 )  # fmt: skip
 
-_PASSING = ("/dev", "/proc", "/run", "/sys", "/var/cache", "/var/lib/dpkg", "/var/log")
+_PASSING = (
+    "/dev", "/proc", "/run", "/sys", "/var/backups", "/var/cache", "/var/lib/dpkg", "/var/log",
+)  # fmt: skip
 
 
 class Disk:
@@ -91,7 +93,7 @@ def _remove(group: Path) -> None:
                 os.rmdir(directory)
         return not group.exists()
 
-    until(removed, within=5, what=f"{group} is empty")
+    until(removed, within=30, what=f"{group} is empty")
 
 
 def sweep() -> None:
@@ -172,7 +174,7 @@ class Machine(Firewall):
         inside = self.run("realpath", "-m", "--", path).stdout.rstrip("\n")
         return Path(f"/proc/{self.pid}/root/proc/{self._leader}/root{inside}")
 
-    def shell(self, line: str, timeout: float = 60) -> str:
+    def shell(self, line: str, timeout: float = 300) -> str:
         """Run a line as its operator types it, as root in /root; what it prints."""
         return self.run("sh", "-ec", f"cd\n{line}", timeout=timeout).stdout
 

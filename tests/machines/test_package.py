@@ -78,7 +78,7 @@ def comes_back(machine: Machine, harm: str) -> None:
             machine.main_pid("conntrackd") not in (0, before)
             and machine.show("conntrackd", "ActiveState") == "active"
         ),
-        5,
+        20,
         "a new conntrackd runs",
     )
 
@@ -109,7 +109,7 @@ def test_what_a_hook_has_started_outlives_keepalived(machine: Machine) -> None:
         "systemctl restart keepalived"
     )
     find = ("pgrep", "--exact", "sleep")
-    started = machine.until(lambda: machine.run(*find, check=False).stdout, 5, "the hook has run")
+    started = machine.until(lambda: machine.run(*find, check=False).stdout, 20, "the hook has run")
 
     machine.shell("systemctl stop keepalived")
 
