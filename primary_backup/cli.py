@@ -157,6 +157,7 @@ def follow(obj: tuple[Settings, str], group: str | None, instance: str | None, p
         RunDir(settings.run_dir).close()  # the FIFO may lie in it
     try:
         Follower(Fifo(path), followed, settings, emitter, partial(emitter.show, wait=False)).run()
+        emitter.show()
     except NoFifo as error:
         click.echo(f"ftfw-transition: {error}", err=True)
         emitter("follow.ended", {"outcome": Outcome.FAILED.value, "reason": str(error)})
@@ -293,7 +294,7 @@ class _Emitter:
         return line
 
     def show(self, *, wait: bool = True) -> None:
-        """Write to stderr what is meant for it; unless it may ``wait``, what is taken now."""
+        """Write what was held back; unless it may ``wait``, what is taken now."""
         if self._log is not None:
             self._log.show(wait=wait)
 

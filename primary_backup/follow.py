@@ -101,6 +101,7 @@ class Follower:
                 self._next_look = time.monotonic() + LOOK_SECONDS
                 self._look()
             if self._inbox.waiting is None:
+                self._show()
                 self._wait(max(0.0, min(FIFO_SECONDS, self._left())))
         self._end()
 

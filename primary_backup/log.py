@@ -5,6 +5,8 @@ import os
 import select
 import socket
 import sys
+import time
+from collections import deque
 from typing import Any
 
 try:
@@ -24,13 +26,18 @@ LEVELS = {
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 _DAEMON = 3 << 3
 """The facility LOG_DAEMON of syslog(3)."""
+_UNSENT = 1000
+"""So many events at most wait for room in the log; after that the oldest are lost."""
+_ROOM_SECONDS = 0.5
+"""How long the last events of a process wait for it."""
 
 
 class SystemLog(logging.Handler):
     """Datagrams to ``/dev/log``, as syslog(3) sends them, but never waiting for a reader.
 
-    A transition must not hang because journald does: what does not fit is dropped. Each one finds
-    its way anew, since the reader of a resident process may be restarted.
+    A transition must not hang because journald does: what does not fit is sent with the next one,
+    for keepalived's own lines can fill a queue of ten (net.unix.max_dgram_qlen, which systemd
+    raises). Each finds its way anew, since the reader of a resident process may be restarted.
     """
 
     def __init__(self, path: str, otherwise: logging.Handler) -> None:
@@ -39,17 +46,30 @@ class SystemLog(logging.Handler):
         self._path = path
         self._otherwise = otherwise
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._unsent: deque[tuple[bytes, logging.LogRecord]] = deque(maxlen=_UNSENT)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record with its priority, the identifier and our pid."""
         priority = _DAEMON | _PRIORITIES.get(record.levelno, 6)
         line = f"<{priority}>{IDENTIFIER}[{os.getpid()}]: {self.format(record)}"
-        try:
-            self._socket.sendto(line.encode(errors="backslashreplace"), self._path)
-        except BlockingIOError:
-            pass  # the log is full or hung: the transition goes on, its record is kept
-        except OSError:
-            self._otherwise.emit(record)
+        self._unsent.append((line.encode(errors="backslashreplace"), record))
+        self.send()
+
+    def send(self, seconds: float = 0) -> None:
+        """Send what has not been sent, as far as there is room within ``seconds``."""
+        until = time.monotonic() + seconds
+        while self._unsent:
+            line, record = self._unsent[0]
+            try:
+                self._socket.sendto(line, self._path)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    return
+                time.sleep(0.005)  # poll(2) knows no more: it tells of connected sockets only
+                continue
+            except OSError:
+                self._otherwise.emit(record)
+            self._unsent.popleft()
 
 
 class Held(logging.Handler):
@@ -101,14 +121,18 @@ class Log:
         terminal = sys.stderr is not None and sys.stderr.isatty()
         self._held = Table() if terminal else Held()
         self._held.setFormatter(self._formatter)
-        log = SystemLog(SOCKET, logging.NullHandler() if terminal else self._held)
-        log.setFormatter(self._formatter)
-        self._logger.addHandler(log)
+        self._log = SystemLog(SOCKET, logging.NullHandler() if terminal else self._held)
+        self._log.setFormatter(self._formatter)
+        self._logger.addHandler(self._log)
         if terminal:
             self._logger.addHandler(self._held)
 
     def show(self, *, wait: bool) -> None:
-        """Write to stderr what was held back; unless it may ``wait``, drop what nobody takes."""
+        """Write what was held back, to stderr too; unless it may ``wait``, only what is taken now.
+
+        What stderr does not take is dropped, the log is offered it again.
+        """
+        self._log.send(_ROOM_SECONDS if wait else 0)
         lines, self._held.lines = self._held.lines, []
         if not lines or sys.stderr is None:
             return

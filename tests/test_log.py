@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from primary_backup.log import Held, SystemLog
-from tests.fake.node import Node
+from tests.fake.node import Node, until
 
 LINE = re.compile(rb"<(?P<priority>\d+)>ftfw-transition\[(?P<pid>\d+)\]: (?P<json>.*)", re.DOTALL)
 INFO, WARNING, ERROR = 30, 28, 27  # LOG_DAEMON, and these severities
@@ -80,6 +80,20 @@ def test_a_full_log_drops_and_never_waits(log: socket.socket) -> None:
     for _ in range(100):
         handler.emit(record())
     assert time.monotonic() - began < 1
+
+
+def test_what_found_the_log_full_is_sent_once_there_is_room(log: socket.socket) -> None:
+    """In order, and before what comes later."""
+    fill(log)
+    handler = system_log(log.getsockname())
+    for number in range(2):
+        handler.emit(record(text=f'{{"number": {number}}}'))
+    with contextlib.suppress(BlockingIOError):
+        log.setblocking(False)
+        while log.recv(1000) == b"x":
+            pass
+    handler.emit(record(text='{"number": 2}'))
+    assert [event["number"] for _, _, event in received(log)] == [0, 1, 2]
 
 
 def test_a_log_that_was_restarted_is_found_again(log: socket.socket) -> None:
@@ -197,6 +211,23 @@ def test_a_full_log_holds_up_no_transition(node: Node) -> None:
     assert ended.code == 0
     assert node.asked == ["-c", "-f", "-R", "-B"]
     assert json.loads(node.last)["outcome"] == "ok"
+
+
+def test_a_follower_tells_all_once_there_is_room_in_the_log(node: Node) -> None:
+    """keepalived's own lines come at the same moment, and fill a short queue."""
+    with node.log_socket() as log:
+        node.start("follow", "--group", "G1", str(node.fifo))
+        while b"keepalived.asked" not in log.recv(1000):
+            pass
+        fill(log)
+        node.fifo.write_text('GROUP "G1" MASTER 0\n')
+        until((node.run_dir / "last.json").exists, "it is primary")
+        events: list[dict[str, Any]] = []
+        while not events or events[-1]["message"] != "transition.finished":
+            line = LINE.fullmatch(log.recv(10_000))  # or what the log was filled with
+            events += [json.loads(line["json"])] if line else []
+    *steps, last = events
+    assert [step["step"] for step in steps] == [step["name"] for step in last["steps"]]
 
 
 def test_a_log_that_nobody_listens_to_is_no_log(node: Node) -> None:
