@@ -255,7 +255,7 @@ class Firewall(Node):
 
     def journal(self) -> list[Message]:
         """Everything logged on the firewall so far."""
-        return [parse(datagram) for datagram in self._journal.datagrams.copy()]
+        return [parse(datagram) for datagram in self._journal.datagrams()]
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """The events ftfw-transition has logged so far, or those of one name."""

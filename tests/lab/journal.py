@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import select
 import socket
 import threading
 from pathlib import Path
@@ -41,7 +42,9 @@ class Journal:
     """A /dev/log that keeps every datagram as it came."""
 
     def __init__(self, path: Path) -> None:
-        self.datagrams: list[bytes] = []
+        self._datagrams: list[bytes] = []
+        self._reading = threading.Lock()
+        self._open = True
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
         path.chmod(0o666)
@@ -49,14 +52,28 @@ class Journal:
         self._thread = threading.Thread(target=self._collect, name=f"journal {path}", daemon=True)
         self._thread.start()
 
+    def datagrams(self) -> list[bytes]:
+        """All that has been sent by now, whether or not the thread has got to it."""
+        if self._open:
+            self._drain()
+        return self._datagrams.copy()
+
     def _collect(self) -> None:
-        # Empty once shut down, which no sender can cause: an empty datagram is not syslog.
-        while datagram := self._socket.recv(1 << 18):
-            self.datagrams.append(datagram)
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        while self._open:
+            poll.poll()
+            self._drain()
+
+    def _drain(self) -> None:
+        with self._reading, contextlib.suppress(BlockingIOError):
+            while True:
+                self._datagrams.append(self._socket.recv(1 << 18, socket.MSG_DONTWAIT))
 
     def close(self) -> None:
         """Stop listening; what has come stays readable."""
+        self._open = False
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(socket.SHUT_RDWR)  # which ends the poll
         self._thread.join(timeout=5)
         self._socket.close()

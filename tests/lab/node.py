@@ -59,6 +59,12 @@ def stays(predicate: Callable[[], object], *, seconds: float, what: str = "") ->
     assert predicate(), f"no longer so: {what or predicate}"
 
 
+def _look_at(process: Path) -> tuple[str, int, str]:
+    """A process's state, its parent and its command line, which is empty in mid-exec."""
+    state, parent, *_ = (process / "stat").read_text().rpartition(")")[2].split()
+    return state, int(parent), (process / "cmdline").read_text(errors="replace")
+
+
 @contextlib.contextmanager
 def _children_in(pid: int) -> Iterator[None]:
     """Processes started meanwhile, by this thread, are born in the process namespace of `pid`.
@@ -202,10 +208,12 @@ class Node:
         found = {}
         for process in Path(f"/proc/{self.pid}/root/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it may be gone by now
-                parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
-                arguments = (process / "cmdline").read_text(errors="replace").split("\0")
+                state, parent, line = _look_at(process)
+                while not line and state not in "ZX":
+                    state, parent, line = _look_at(process)  # it is just being executed
+                arguments = line.split("\0")
                 words = {*arguments, *(name.rpartition("/")[2] for name in arguments)}
-                found[int(process.name)] = Process(int(parent), words)
+                found[int(process.name)] = Process(parent, words)
         return found
 
     def pids(self, *words: str) -> list[int]:
