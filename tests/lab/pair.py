@@ -168,7 +168,7 @@ class Pair:
                 firewall.start_follower()
         # One after the other: at the same time, 8 ms of skew would decide who is first.
         self.fw1.start_keepalived()
-        until(self.fw1.is_master, within=5, what="fw-1 is master")
+        until(self.fw1.is_master, within=20, what="fw-1 is master")
         self.fw2.start_keepalived()
         self.fw1.until(lambda: self.fw1.was_made("primary"), 10, "has been made primary")
         self.fw2.until(lambda: self.fw2.was_made("backup"), 10, "has been made backup")

@@ -65,7 +65,7 @@ class Traffic:
         self._process = client.start(
             *command, "client", address, str(port), str(count), stdin=subprocess.PIPE
         )
-        opened = self._answer(within=GRACE)["alive"]
+        opened = self._answer(within=GRACE + 5)["alive"]
         assert opened == count, f"only {opened} of {count} connections could be opened"
 
     def alive(self, within: float = GRACE) -> int:
@@ -75,9 +75,9 @@ class Traffic:
     def finish(self, within: float = GRACE) -> Summary:
         """Ask a last time, close the connections, and let the port be used again."""
         summary = self._ask("finish", within)
-        self._process.wait(timeout=5)
+        self._process.wait(timeout=30)
         self._listener.terminate()
-        self._listener.wait(timeout=5)
+        self._listener.wait(timeout=30)
         return summary
 
     def _ask(self, question: str, within: float) -> Summary:
