@@ -132,9 +132,8 @@ class Follower:
         self._service.say(STOPPING="1")
         until = time.monotonic() + STOP_SECONDS
         while True:
-            word = (
-                self._inbox.look()
-            )  # once more when the time is up: we may have been kept waiting
+            # When the time is up as well: on a machine that stood still it was not used.
+            word = self._inbox.look()
             left = until - time.monotonic()
             if left <= 0 or (word is not None and word.intent.state is State.STOP):
                 break

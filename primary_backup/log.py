@@ -35,9 +35,9 @@ _ROOM_SECONDS = 0.5
 class SystemLog(logging.Handler):
     """Datagrams to ``/dev/log``, as syslog(3) sends them, but never waiting for a reader.
 
-    A transition must not hang because journald does: what does not fit is sent with the next one,
-    for keepalived's own lines can fill a queue of ten (net.unix.max_dgram_qlen, which systemd
-    raises). Each finds its way anew, since the reader of a resident process may be restarted.
+    A transition must not hang because journald does: what does not fit is sent later. (Ten lines of
+    keepalived's fill the queue where systemd has not raised net.unix.max_dgram_qlen.) Each finds
+    its way anew, since the reader of a resident process may be restarted.
     """
 
     def __init__(self, path: str, otherwise: logging.Handler) -> None:
