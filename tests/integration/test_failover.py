@@ -29,9 +29,9 @@ WITHIN = 20
 
 
 def reasserted(firewall: Firewall) -> list[dict[str, Any]]:
-    """What has come of keepalived's word that another master was there."""
+    """What was done at keepalived's word that another master was there; it says so repeatedly."""
     events = firewall.events("transition.finished")
-    return [event for event in events if "MASTER_RX_LOWER_PRI" in event["cause"]]
+    return [e for e in events if "MASTER_RX_LOWER_PRI" in e["cause"] and e["steps"]]
 
 
 def states(firewall: Firewall) -> list[str]:
