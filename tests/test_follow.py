@@ -9,7 +9,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -656,27 +656,17 @@ def test_a_stop_that_is_there_already_is_heard(node: Node, follower: Follower) -
     assert states(follower) == ["stop"]
 
 
-def test_a_stop_that_comes_right_after_the_signal_is_heard(node: Node) -> None:
-    """keepalived signals its follower first, and writes its last words then."""
+@pytest.mark.parametrize("seconds", [0, STOP_SECONDS], ids=["at once", "it stood still"])
+def test_a_stop_that_comes_right_after_the_signal_is_heard(node: Node, seconds: float) -> None:
+    """keepalived signals its follower first, and writes its last words then: in time, though a
+    follower that the machine kept waiting has none left."""
     with service_manager(node) as (heard, environment):
         follower = node.follow(environment=environment)
         with keepalived_s_end(node.fifo) as end:
             follower.signal(signal.SIGTERM)
             heard("STOPPING=1")
-            os.write(end, b'GROUP "G1" STOP 0\n')
-            assert follower.wait(within=3).code == 0
-    assert states(follower) == ["stop"]
-
-
-def test_a_stop_is_heard_on_a_machine_that_stood_still(node: Node) -> None:
-    """It was there in time; the follower was not."""
-    with service_manager(node) as (heard, environment):
-        follower = node.follow(environment=environment)
-        with keepalived_s_end(node.fifo) as end:
-            follower.signal(signal.SIGTERM)
-            heard("STOPPING=1")
-            with stopped(follower):
-                over = time.monotonic() + STOP_SECONDS
+            with stopped(follower) if seconds else nullcontext():
+                over = time.monotonic() + seconds
                 until(lambda: time.monotonic() > over, "its time is up")
                 os.write(end, b'GROUP "G1" STOP 0\n')
             assert follower.wait(within=3).code == 0

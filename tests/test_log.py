@@ -72,7 +72,7 @@ def test_a_level_is_a_priority(log: socket.socket, level: int, priority: int) ->
     assert log.recv(1000).startswith(b"<%d>ftfw-transition[" % priority)
 
 
-def test_a_full_log_drops_and_never_waits(log: socket.socket) -> None:
+def test_a_full_log_keeps_nobody_waiting(log: socket.socket) -> None:
     """A hung journald must not hold up a transition."""
     fill(log)
     handler = system_log(log.getsockname())
