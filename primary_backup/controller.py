@@ -100,7 +100,7 @@ class _Invocation:
         if self._state is not State.PRIMARY or self._run_dir is None:
             return None
         try:
-            if not read_file(path).startswith(self._origin):
+            if not self._run_dir.kept_conf().startswith(self._origin):
                 return None  # that of another --config
         except OSError:
             return None

@@ -87,9 +87,9 @@ def _open(path: str) -> int:
             if not stat.S_ISFIFO(status.st_mode):
                 raise NoFifo(f"{path} is not a FIFO: name another path, or remove it")
             if status.st_uid != os.geteuid():
-                raise NoFifo(f"{path} belongs to uid {status.st_uid}: chown root {path}")
+                raise NoFifo(f"{path} belongs to uid {status.st_uid}: remove it")
             if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise NoFifo(f"{path} can be written by others: chmod 0600 {path}")
+                raise NoFifo(f"{path} can be written by others: remove it")
             # Read and write: an end that only reads sees an end of file when keepalived goes.
             opened = os.open(f"/proc/self/fd/{found}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         finally:

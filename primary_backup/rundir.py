@@ -1,6 +1,7 @@
 """``/run/ftfw-transition``: the lock, who else is waiting, and what must not be forgotten."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -135,7 +136,13 @@ class RunDir:
         self._opened.close()
 
     def _open(self, name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self._fd)
+        """Open a file; raises OSError also where another user may have written what is in it."""
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        opened = os.open(name, flags, 0o600, dir_fd=self._fd)
+        if not _is_ours(os.fstat(opened)):
+            os.close(opened)
+            raise PermissionError(errno.EPERM, f"{name} may be another user's: remove it")
+        return opened
 
     def show(self, ticket: Ticket) -> None:
         """Show that this intent waits or is carried out, until it is withdrawn or dies."""
@@ -180,8 +187,14 @@ class RunDir:
         for name in os.listdir(self._fd):
             if name.startswith("ticket."):
                 ticket = Ticket.parse(name)
-                if ticket is not None:
+                if ticket is not None and self._holds(name):
                     yield ticket
+
+    def _holds(self, name: str) -> bool:
+        try:
+            return _is_ours(os.stat(name, dir_fd=self._fd, follow_symlinks=False))
+        except FileNotFoundError:
+            return False  # it was withdrawn meanwhile
 
     def youngest(self) -> Ticket | None:
         """The youngest intent that is shown and lives."""
@@ -209,6 +222,11 @@ class RunDir:
     def keep_conf(self, text: bytes) -> None:
         """Keep the conntrackd.conf by which a transition was carried out; raises OSError."""
         self._write(CONF, text)
+
+    def kept_conf(self) -> bytes:
+        """That conntrackd.conf; raises OSError where there is none."""
+        with open(self._open(CONF, os.O_RDONLY), "rb") as file:
+            return file.read()
 
     def keep_tenure(self, tenure: Any) -> None:
         """Keep what keepalived was seen to be in, any JSON value; raises OSError."""
@@ -264,7 +282,9 @@ class RunDir:
 
     def _write(self, name: str, text: str | bytes) -> None:
         new = f"{name}.{os.getpid()}"
-        descriptor = self._open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with contextlib.suppress(FileNotFoundError):  # of a killed process of that number
+            os.unlink(new, dir_fd=self._fd)
+        descriptor = self._open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             with open(descriptor, "wb") as file:
                 file.write(text if isinstance(text, bytes) else text.encode())
@@ -274,11 +294,22 @@ class RunDir:
             raise
 
 
+def _is_ours(found: os.stat_result) -> bool:
+    """Whether a file is plain, ours, and no other user could have written into it."""
+    return (
+        stat.S_ISREG(found.st_mode)
+        and found.st_uid == os.geteuid()
+        and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        and found.st_nlink == 1  # else it may be another file of ours, under this name
+    )
+
+
 def _trust(directory: int, path: str) -> None:
+    """Raise Unusable where another user could have put files into the directory."""
     found = os.fstat(directory)
     if found.st_uid != os.geteuid():
-        raise Unusable(f"run directory {path} belongs to uid {found.st_uid}, not to us")
+        raise Unusable(f"run directory {path} belongs to uid {found.st_uid}: remove it")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise Unusable(f"run directory {path} can be written by others: chmod 0700 {path}")
+        raise Unusable(f"run directory {path} can be written by others: remove it")
     if stat.S_IMODE(found.st_mode) != 0o700:
         os.fchmod(directory, 0o700)

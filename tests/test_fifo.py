@@ -136,9 +136,9 @@ def _fifo(mode: int, owner: int = 0) -> Callable[[Path], None]:
         pytest.param(_socket, "name another path", id="socket"),
         pytest.param(lambda path: os.mknod(path, 0o020600, os.makedev(1, 3)), "name another path",
                      id="device"),
-        pytest.param(_fifo(0o620), "chmod 0600", id="group can write"),
-        pytest.param(_fifo(0o602), "chmod 0600", id="others can write"),
-        pytest.param(_fifo(0o600, owner=65534), "uid 65534", id="another's"),
+        pytest.param(_fifo(0o620), "others: remove it", id="group can write"),
+        pytest.param(_fifo(0o602), "others: remove it", id="others can write"),
+        pytest.param(_fifo(0o600, owner=65534), "uid 65534: remove it", id="another's"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trusted_is_refused_and_left_alone(

@@ -9,8 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from primary_backup.plan import State
 from primary_backup.proc import Birth, boot_id, born
-from primary_backup.rundir import Holder, Memory, RunDir, Ticket, Unusable
+from primary_backup.rundir import CONF, Holder, Memory, RunDir, Ticket, Unusable
 from tests.fake.node import later, until
 
 MINE = Ticket(born(), State.BACKUP)
@@ -86,8 +86,75 @@ def test_one_that_others_can_write_is_not_trusted(tmp_path: Path, mode: int) -> 
     """What lies in there may be anybody's."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run").chmod(mode)
-    with pytest.raises(Unusable, match="chmod 0700"):
+    with pytest.raises(Unusable, match="remove it"):
         RunDir(str(tmp_path / "run"))
+
+
+def test_one_of_another_user_is_not_trusted(tmp_path: Path) -> None:
+    """It may write there at any time."""
+    (tmp_path / "run").mkdir(mode=0o700)
+    os.chown(tmp_path / "run", 65534, 65534)
+    with pytest.raises(Unusable, match="belongs to uid 65534: remove it"):
+        RunDir(str(tmp_path / "run"))
+
+
+def _of_another_user(path: Path) -> None:
+    os.chown(path, 65534, 65534)
+
+
+def _writable(path: Path) -> None:
+    path.chmod(0o602)
+
+
+def _another_name_of_a_file(path: Path) -> None:
+    os.link(path, path.with_name(f"another-{path.name}"))
+
+
+@pytest.mark.parametrize("spoil", [_of_another_user, _writable, _another_name_of_a_file])
+def test_what_another_user_may_have_left_in_it_counts_for_nothing(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """The directory may have been open to all for a while: it is root's alone now, too late."""
+    path = tmp_path / "run"
+    with living() as process:
+        _leaves_nothing(path, Ticket(birth_of(process.pid), State.PRIMARY), spoil)
+
+
+def _leaves_nothing(path: Path, ticket: Ticket, spoil: Callable[[Path], None]) -> None:
+    left = RunDir(str(path))
+    left.show(ticket)
+    left.memorise(Memory(boot=boot_id(), ticks=1, state="primary"))
+    left.promote("transition")
+    left.keep_tenure({"state": "primary"})
+    left.keep_conf(b"Sync { }")
+    assert left.tickets() == [ticket]
+    left.close()
+    for name in [ticket.name, "memory.json", "promotion", "tenure.json", CONF]:
+        spoil(path / name)
+
+    with closing(RunDir(str(path))) as run_dir:
+        assert run_dir.tickets() == []
+        assert run_dir.recall() == Memory()
+        assert run_dir.promotion() == ""
+        assert run_dir.tenure() is None
+        with pytest.raises(OSError, match="remove it"):
+            run_dir.kept_conf()
+        # What is written takes its place.
+        run_dir.memorise(Memory(boot=boot_id(), state="backup"))
+        assert run_dir.recall().state == "backup"
+
+    spoil(path / "lock")
+    with pytest.raises(Unusable, match=rf"{path}: lock may be another user's: remove it"):
+        RunDir(str(path))
+
+
+def test_no_fifo_in_it_keeps_anyone_waiting(tmp_path: Path) -> None:
+    """Opening one to read would wait for a writer."""
+    path = tmp_path / "run"
+    RunDir(str(path)).close()
+    os.mkfifo(path / "memory.json", 0o600)
+    with closing(RunDir(str(path))) as run_dir:
+        assert run_dir.recall() == Memory()
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
