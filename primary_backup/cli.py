@@ -16,7 +16,13 @@ from primary_backup.notify import read_arguments
 from primary_backup.plan import PURGES, STARTS_DAEMON, State, plan
 from primary_backup.proof import Outcome
 from primary_backup.request import Unstartable
-from primary_backup.settings import Settings, read_conf, replication
+from primary_backup.settings import (
+    KEEPALIVED,
+    Settings,
+    installed_keepalived,
+    read_conf,
+    replication,
+)
 
 EXIT_STATUS = {
     Outcome.OK: 0,
@@ -61,6 +67,11 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
     help="The conntrackd client.",
 )  # fmt: skip
 @click.option(
+    "--keepalived", metavar="PATH", callback=_absolute, show_envvar=True,
+    default=installed_keepalived, show_default=", else ".join(KEEPALIVED),
+    help="The installed keepalived: no process that runs another program is asked for its state.",
+)  # fmt: skip
+@click.option(
     "--run-dir", metavar="PATH", callback=_absolute, show_default=True, show_envvar=True,
     default="/run/ftfw-transition",
     help="Where the lock and the record live.",
@@ -75,21 +86,21 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
     help="Show the version and exit.",
 )  # fmt: skip
 @click.pass_context
-def command(
-    context: click.Context, config: str, conntrackd: str, run_dir: str, log_level: str
-) -> None:
+def command(context: click.Context, /, log_level: str, **paths: str) -> None:
     """Drive conntrackd through keepalived's state changes, and prove what was recovered.
 
     Exit status: 0 ok, 1 failed, 2 usage, 3 degraded, 4 superseded.
     """
-    context.obj = (Settings(config, conntrackd, run_dir), log_level)
+    context.obj = (Settings(**paths), log_level)
 
 
 _dry_run = click.option(
     "--dry-run", is_flag=True, help="Print the steps for this conntrackd.conf, touch nothing."
 )
 _force = click.option(
-    "--force", is_flag=True, help="Purge even where keepalived says that this node is master."
+    "--force",
+    is_flag=True,
+    help="Purge even where keepalived says that this node is master, or does not answer.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print the final event as JSON.")
 

@@ -48,6 +48,7 @@ _SETTINGS = {
     ("General", "LogFile"): {"path", "on", "off"},  # that of Stats is another file
     ("General", "Path"): {"path"},
     ("Sync", "Mode"): {"ftfw", "alarm", "notrack"},
+    ("Sync", "Port"): {"number"},
     ("Sync", "PurgeTimeout"): {"number"},
     ("Sync", "DisableInternalCache"): {"on", "off"},
     ("Sync", "DisableExternalCache"): {"on", "off"},
@@ -79,6 +80,8 @@ class Conntrackd:
     """Entries each cache may hold. The default is that of 1.4.7; older ones have none."""
     purge_timeout: int = 60
     """Seconds from a purge request (``-t``) to the flush of the kernel table. Default 60."""
+    ports: tuple[int, ...] = ()
+    """The UDP or TCP ports of its dedicated links, in the order of its file."""
     internal_cache: bool = True
     """Whether it keeps this node's own states in memory, to send them. Default True."""
     external_cache: bool = True
@@ -111,6 +114,7 @@ def read_conntrackd(text: bytes) -> Conntrackd:
         hash_size=_number(last.get("HashSize", "")) or Conntrackd.hash_size,
         hash_limit=_number(last.get("HashLimit", "")) or Conntrackd.hash_limit,
         purge_timeout=_number(last.get("PurgeTimeout", "")) or Conntrackd.purge_timeout,
+        ports=tuple(_number(value) for name, value in settings if name == "Port"),
         # init_sync() heeds these two whichever mode's block they stand in.
         internal_cache=last.get("DisableInternalCache") != "on",
         external_cache=last.get("DisableExternalCache") != "on",

@@ -8,12 +8,14 @@ its configuration, 0 for everything the daemon then does or ignores (local.c, ma
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable
 from typing import NamedTuple
 
 from primary_backup.conf import Conntrackd
+from primary_backup.daemonlog import DaemonLog, message
 from primary_backup.kernel import look
-from primary_backup.proc import running
+from primary_backup.proc import daemons
 from primary_backup.proof import Kernel
 from primary_backup.request import Refused, Unanswered, Unreached, Unreadable, Unstartable
 from primary_backup.run import NotInstalled, run
@@ -30,6 +32,12 @@ START_SECONDS = 20.0
 DEFAULT_CONFIG = "/etc/conntrackd/conntrackd.conf"
 _CLIENT_ACTIONS = frozenset("cfFeiksnBRtxhv")
 _UNIT = "conntrackd.service"
+_KINDS = {
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+}
 
 Identity = tuple[int, int, int]
 """Device, inode and change time (ns) of the daemon's UNIX socket: a new daemon binds a new one."""
@@ -77,6 +85,9 @@ class Daemon(NamedTuple):
     def _ask(
         self, config: str, options: tuple[str, ...], still_working: Callable[[], bool]
     ) -> bytes:
+        socket = self._socket()
+        if socket is not None and not _is_daemons(socket):
+            raise Unreached(f"uid {socket.st_uid} has put a socket in place of conntrackd's")
         try:
             finished = run(
                 self.program, "-C", config, *options,
@@ -93,7 +104,7 @@ class Daemon(NamedTuple):
             return finished.output
         if b"can't connect" in finished.errors:
             raise Unreached("conntrackd is not running")
-        raise Unreadable(_message(finished.errors) or f"the client exits {finished.code}")
+        raise Unreadable(message(finished.errors) or f"the client exits {finished.code}")
 
     def status(self) -> Status:
         """What the daemon says of its caches and its peer."""
@@ -122,29 +133,32 @@ class Daemon(NamedTuple):
 
     def identity(self) -> Identity | None:
         """What tells this daemon from the next one; None while there is no socket."""
+        found = self._socket()
+        return (found.st_dev, found.st_ino, found.st_ctime_ns) if found is not None else None
+
+    def _socket(self) -> os.stat_result | None:
         if self.conf is None or self.conf.socket is None:
             return None
         try:
-            found = os.stat(self.conf.socket)
+            return os.lstat(self.conf.socket)
         except OSError:
             return None
-        return found.st_dev, found.st_ino, found.st_ctime_ns
 
     def unlock(self) -> str:
         """Remove a lock file that a killed daemon left; what was done. Raises Unstartable.
 
-        It makes every start fail without a word. Only one that is proven stale is removed: a
-        second daemon would take a living one's socket away.
+        It makes every start fail without a message. Only one that is proven stale is removed: a
+        second daemon would take a running one's socket away.
         """
         if self.conf is None:
             raise Unstartable(f"{self.config} cannot be read: it may have another lock file")
         lock_file = self.conf.lock_file
-        if os.path.isfile(lock_file):
-            self._check_alone()
-        if not os.path.isfile(lock_file):
+        if self._find_lock() is None:
             return ""
+        self._check_alone(f"the lock {lock_file} stays: ")
+        found = self._find_lock()
         # Without a socket there is none that a second daemon could take away.
-        if self.conf.socket is not None and not _nobody_listens(self.conf.socket):
+        if found is None or not self._is_unreached():
             return ""
         try:
             os.unlink(lock_file)
@@ -152,15 +166,60 @@ class Daemon(NamedTuple):
             return ""
         except OSError as error:
             raise Unstartable(f"stale lock {lock_file}: {error.strerror}") from error
-        return f"stale lock {lock_file} removed"
+        whose = f" of uid {found.st_uid}" if found.st_uid else ""
+        return f"stale lock {lock_file}{whose} removed"
 
-    def _check_alone(self) -> None:
-        pid = next(living_daemons(), None)
-        if pid is not None:
+    def _is_unreached(self) -> bool:
+        """Whether a connection is refused; a full backlog, EACCES and a time-out prove nothing."""
+        if self.conf is None or self.conf.socket is None:
+            return True  # without one there is none that a second daemon could take away
+        found = self._socket()
+        if found is not None and not _is_daemons(found):
+            return True
+        import socket  # only a dead daemon needs it
+
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            return probe.connect_ex(self.conf.socket) in (errno.ENOENT, errno.ECONNREFUSED)
+
+    def _find_lock(self) -> os.stat_result | None:
+        """The lock file; raises Unstartable where something else has its name."""
+        lock_file = self.conf.lock_file if self.conf is not None else ""
+        try:
+            found = os.lstat(lock_file)
+        except OSError:
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "special file")
             raise Unstartable(
-                f"conntrackd (pid {pid}) lives: end it, or, if it has another socket than this "
-                f"one, mend the UNIX Path of {self.config}"
+                f"{lock_file} is a {kind} of uid {found.st_uid} and no lock file: conntrackd does "
+                "not start while it is there; remove it, and name a LockFile in a directory where "
+                "only root can write"
             )
+        return found
+
+    def _check_alone(self, what: str = "") -> None:
+        """Raise Unstartable where a daemon runs, or where that cannot be excluded."""
+        found = daemons(self.program)
+        reasons = [
+            f"conntrackd is running (pid {pid}) but does not answer on "
+            f"{self.conf.socket if self.conf else 'its socket'}: stop it, or correct `UNIX "
+            f"{{ Path }}` in {self.config}"
+            for pid in found.installed
+            if not _is_client(pid)
+        ]
+        reasons += [
+            f"conntrackd (pid {each.pid}) runs {each.what}, which is not {self.program}: stop it, "
+            "or name its program with --conntrackd"
+            for each in found.foreign
+            if not _is_client(each.pid)
+        ]
+        reasons += [
+            f"conntrackd (pid {each.pid}) cannot be identified: {each.what}"
+            for each in found.unknown
+            if not _is_client(each.pid)
+        ]
+        if reasons:
+            raise Unstartable(what + reasons[0])
 
     def start(self) -> tuple[str, str]:
         """Start the daemon; the command, and what had to be done first. Raises Unstartable."""
@@ -170,6 +229,7 @@ class Daemon(NamedTuple):
         removed = self.unlock()
         unit = self.unit_config()
         by_unit = unit is not None and os.path.realpath(unit) == os.path.realpath(self.config)
+        log = DaemonLog(self.conf, _UNIT if by_unit else None)
         if by_unit:
             run(
                 "systemctl", "reset-failed", _UNIT,
@@ -192,9 +252,8 @@ class Daemon(NamedTuple):
             )  # fmt: skip
         how = f"systemctl start {_UNIT}" if by_unit else self.command(("-d",))
         if finished.code != 0:
-            log = self.conf.log_file if self.conf is not None else None
-            said = _message(finished.errors) or f"see {log or 'its log'}"
-            raise Unstartable(f"conntrackd does not start (`{how}`): {said}")
+            why = log.last_error() or message(finished.errors) or log.where
+            raise Unstartable(f"conntrackd does not start (`{how}`): {why}")
         return how, removed
 
     def unit_config(self) -> str | None:
@@ -223,19 +282,13 @@ class Daemon(NamedTuple):
         return False
 
 
-def living_daemons() -> Iterator[int]:
-    """The pids of conntrackd daemons in this network namespace; clients are none."""
-    for pid in running("conntrackd"):
-        with (
-            contextlib.suppress(OSError),  # it has ended meanwhile
-            open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file,
-        ):
-            if not _is_client(file.read().split("\0")[1:]):
-                yield pid
-
-
-def _is_client(arguments: list[str]) -> bool:
-    options = iter(arguments)
+def _is_client(pid: int) -> bool:
+    """Whether a process is a client of conntrackd's, by its arguments; one that has ended is."""
+    try:
+        with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+            options = iter(file.read().split("\0")[1:])
+    except (FileNotFoundError, ProcessLookupError):
+        return True
     for option in options:
         if option == "-C":
             next(options, None)
@@ -244,12 +297,9 @@ def _is_client(arguments: list[str]) -> bool:
     return False
 
 
-def _nobody_listens(path: str) -> bool:
-    """Whether a connection is refused; a full backlog, EACCES and a time-out prove nothing."""
-    import socket  # only a dead daemon needs it
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        return probe.connect_ex(path) in (errno.ENOENT, errno.ECONNREFUSED)
+def _is_daemons(socket: os.stat_result) -> bool:
+    """Whether conntrackd can have made that socket: any user can where any may write."""
+    return socket.st_uid in (0, os.geteuid())
 
 
 def _allow_real_time() -> None:
@@ -273,10 +323,3 @@ def _keep_to_ourselves() -> None:
         with contextlib.suppress(OSError):  # the listing's own is closed by now
             if int(name) > 2:
                 os.set_inheritable(int(name), False)  # noqa: FBT003  # it takes no keyword
-
-
-def _message(errors: bytes) -> str:
-    """The client's last words in one line, without its time stamp and pid."""
-    lines = [line for line in errors.decode(errors="replace").splitlines() if line.strip()]
-    wanted = [line for line in lines if "[ERROR]" in line] or lines
-    return wanted[-1].rpartition("[ERROR]")[2].strip() if wanted else ""

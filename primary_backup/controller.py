@@ -286,23 +286,31 @@ class _Invocation:
         seconds = self._conf.purge_timeout if self._conf else 0
         self._history.about_to(step, seconds, self._daemon.kernel(), forced=self._intent.force)
 
-    def _objection(self) -> str | None:
-        """Why keepalived's own word forbids a purge."""
+    def _objection(self) -> Verdict | None:
+        """Why keepalived's state forbids a purge; ended by a newer notification."""
         if self._intent.force:
             return None
-        from primary_backup.keepalived import objection  # a promotion needs nothing of it
+        from primary_backup.keepalived import Keepalived  # a promotion needs nothing of it
 
-        return objection()
+        return Keepalived(self._settings.keepalived, self._check).objection()
+
+    def _check(self) -> None:
+        why = self._turn.halted()
+        if why is not None:
+            raise Halted(why)
 
     def _compare(self) -> None:
-        """Hold a promotion by hand against keepalived's word; a follower does so by itself."""
+        """Compare a manual promotion with keepalived's state; a follower does so by itself."""
         if self._state is not State.PRIMARY or self._caller.leaves_unfinished:
             return
         if self._commit is None or self._turn.halted() is not None:
-            return  # nothing was committed, or a younger word has come
-        from primary_backup.keepalived import refutation  # after the commit
+            return  # nothing was committed, or there is a newer notification
+        from primary_backup.keepalived import Keepalived  # after the commit
 
-        said = refutation()
+        try:
+            said = Keepalived(self._settings.keepalived, self._check).refutation()
+        except Halted:
+            return  # the promotion has ended, whatever came meanwhile
         if said is not None:
             # Else keepalived's own promotion, when it comes, would be a second one.
             self._history.step_down()

@@ -63,7 +63,7 @@ class Follower:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda n, _: self._signals.append(signal.Signals(n).name))
         signal.signal(signal.SIGHUP, self._hang_up)
-        self._inquiry = Inquiry(self._inbox, followed, settings.run_dir, self._event)
+        self._inquiry = Inquiry(self._inbox, followed, settings, self._event, self._interrupt)
         self._upkeep = Upkeep(settings, self._event, self._interrupt_look)
         self._refused: Intent | None = None
         self._rival: Intent | None = None
@@ -91,7 +91,7 @@ class Follower:
             if self._inbox.fifo.is_replaced():
                 self._reopen()
             self._inbox.look()
-            if self._inbox.lost:
+            if self._inbox.lost and self._inquiry.may_ask():
                 self._inbox.lost = False
                 self._inquiry.ask("the FIFO was full: words may have been lost")
             word = self._inbox.take()

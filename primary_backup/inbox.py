@@ -63,6 +63,12 @@ class Inbox:
         elif intent.state is not State.PRIMARY:
             self.waiting = newer._replace(intent=newer.intent._replace(stepped_down=True))
 
+    def doubt(self) -> None:
+        """Note that this node may have been something else before what is waiting."""
+        if self.waiting is not None:
+            intent = self.waiting.intent._replace(stepped_down=True)
+            self.waiting = self.waiting._replace(intent=intent)
+
     def propose(self, intent: Intent, birth: Birth) -> None:
         """Let this be done, which follows from a look at ``birth``, if nobody has said a word."""
         if self.look() is None:

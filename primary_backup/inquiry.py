@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from primary_backup.inbox import Inbox, Word
 from primary_backup.intent import Intent, Kind
-from primary_backup.keepalived import NotRunning, Standing, Unknown, standing, writes
+from primary_backup.keepalived import Keepalived, NotRunning, Standing, Unknown, writes
 from primary_backup.notify import Followed
 from primary_backup.plan import State
-from primary_backup.proc import boot_seconds
+from primary_backup.proc import Daemons, boot_seconds
 from primary_backup.proof import ENDED, Outcome
+from primary_backup.request import Halted
 from primary_backup.rundir import Memory, RunDir, Unusable
+from primary_backup.settings import Settings
 from primary_backup.tenure import Tenure
 from primary_backup.watch import Pace
 
@@ -23,28 +25,38 @@ class Inquiry:
         self,
         inbox: Inbox,
         followed: Followed,
-        run_dir: str,
+        settings: Settings,
         event: Callable[[str, Outcome, str], None],
+        interrupt: Callable[[], None],
     ) -> None:
+        """Take what is asked for; ``interrupt`` is called while keepalived is waited for."""
         self._inbox = inbox
         self._followed = followed
-        self._run_dir = run_dir
+        self._program = settings.keepalived
+        self._run_dir = settings.run_dir
         self._event = event
-        self._tenure = Tenure(run_dir)
+        self._interrupt = interrupt
+        self._tenure = Tenure(settings.run_dir)
         self._questions = Pace()
         self._unanswered = ""
         self._compared = ""
         self._seen: Standing | None = None
         self._unheard = 0
         self._deaf = ""
+        self._named: set[str] = set()
         self.stopped = False
         """Whether keepalived does not run, so that there is nothing to keep up."""
 
     def ask(self, why: str) -> bool:
         """Bring about what it says: words may have been lost. Whether there was an answer."""
         before = self._inbox.look()
+        self._questions.take(time.monotonic())
         try:
-            said = standing(self._followed)
+            said = self._keepalived(before).standing(self._followed)
+        except Halted:
+            # It may have stepped down before what has come now: that is not known any more.
+            self._inbox.doubt()
+            return False
         except Unknown as error:
             # One that is started later says a word by itself.
             awaited = isinstance(error, NotRunning)
@@ -60,23 +72,30 @@ class Inquiry:
         self._answer(said, self._memory(), why, before)
         return True
 
+    def may_ask(self) -> bool:
+        """Whether enough time has passed since the last question that was a program's work."""
+        return self._questions.allows(time.monotonic())
+
     def look(self) -> None:
         """Ask again what was not answered, where nobody writes, and once after a transition.
 
         After one: somebody may have typed another word than keepalived's.
         """
         now = time.monotonic()
-        deaf, memory = self._is_deaf(), self._memory()
+        found = Keepalived(self._program).daemons()
+        self._name_unasked(found)
+        deaf, memory = self._is_deaf(found), self._memory()
         if not self._questions.allows(now) or self._inbox.look() is not None:
             return
         if self._unanswered:
-            self._questions.take(now)
             self.ask("asked again")
             return
         if not deaf and memory.transition == self._compared:
             return
         try:
-            said = standing(self._followed)
+            said = self._keepalived(None).standing(self._followed)
+        except Halted:
+            return
         except Unknown as error:
             self._questions.take(now)
             self._tell(deaf, str(error))
@@ -94,6 +113,23 @@ class Inquiry:
             why = f"keepalived says {said.state.value}"
             self._answer(said, memory, why)
 
+    def _keepalived(self, before: Word | None) -> Keepalived:
+        """keepalived, asked until there is a signal or a newer notification than ``before``."""
+
+        def interrupt() -> None:
+            self._interrupt()
+            if self._inbox.look() is not before:
+                raise Halted("there is a newer notification")
+
+        return Keepalived(self._program, interrupt)
+
+    def _name_unasked(self, found: Daemons) -> None:
+        """Report, once, each process that may be keepalived but is not asked."""
+        for why in Keepalived(self._program).unasked(found):
+            if why not in self._named:
+                self._named.add(why)
+                self._event("keepalived.unasked", Outcome.DEGRADED, why)
+
     def _answer(self, said: Standing, memory: Memory, why: str, before: Word | None = None) -> None:
         if said.state is State.PRIMARY and memory.stands_by and self._tenure.is_unbroken(said):
             if memory.forced and boot_seconds() < memory.purge_due:
@@ -105,9 +141,9 @@ class Inquiry:
             intent = Intent(said.state, why, Kind.RECALL, self._tenure.since(said, memory))
         self._inbox.answer(intent, before)
 
-    def _is_deaf(self) -> bool:
+    def _is_deaf(self, found: Daemons) -> bool:
         """Whether a keepalived runs, at two looks in a row, that does not write into our FIFO."""
-        heard = writes(self._inbox.fifo.fileno()) is not False
+        heard = writes(found, self._inbox.fifo.fileno()) is not False
         self._unheard = 0 if heard else self._unheard + 1
         self._deaf = "" if heard else self._deaf
         return self._unheard > 1

@@ -1,8 +1,8 @@
 """Asking keepalived which VRRP state it is in, without disturbing it.
 
-keepalived answers a real-time signal with a dump of its instances into a file (vrrp_json.c). One
-that it does not know would end it, so that the number comes from keepalived itself, and is sent
-only to a process that takes it.
+keepalived answers a real-time signal with a dump of its instances into a file (vrrp_json.c). The
+signal's number comes from the installed program. The signal would end a process that does not
+know it, so that it is sent only to one that takes it.
 """
 
 import contextlib
@@ -10,21 +10,34 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from primary_backup.notify import Followed, Instance, read_dump
 from primary_backup.plan import State
-from primary_backup.proc import look, running, runs
+from primary_backup.proc import Daemons, Identity, Program, daemons, identify, look, takes
+from primary_backup.proof import Outcome, Verdict
 from primary_backup.run import NotInstalled, run
 
-ANSWER_SECONDS = 0.05
-"""keepalived answers within 20 ms (seen: 1.3 ms, at most 17)."""
+ANSWER_SECONDS = 0.5
+"""For the answer of all that are asked. keepalived answers within 20 ms (seen: 1.3 ms, at most
+17); one that is no real-time process may be kept from it by a busy machine."""
 _NUMBER_SECONDS = 1.0
 """That much a busy machine may take to start a program."""
-_LOOK_SECONDS = 0.001
+_POLL_SECONDS = 0.002
+_CLOCK_REALTIME_COARSE = 5
+"""Of clock_gettime(2): the clock by which file systems date their files."""
 _DUMP = "keepalived.json"
+_STEP_DOWN = "tell keepalived to step down, or add --force if you mean it"
+_ASK_AGAIN = (
+    "a follower purges as soon as keepalived answers; without one run the same command again then, "
+    "or with --force if this node is not master"
+)
 _LONGEST_DUMP = 1 << 22
+_NO_INSTANCE = (Instance("an instance", None, 0.0, 0),)
+"""What an answer that names no instance comes to: it shows that none is master of nothing."""
+_numbers: dict[tuple[int, int, int], int] = {}
+"""The signal's number, by device, inode and change time of the program: it is asked once."""
 
 
 class Unknown(Exception):
@@ -47,37 +60,196 @@ class Standing(NamedTuple):
     """How often each instance has become master."""
 
 
-def standing(followed: Followed) -> Standing:
-    """The state that keepalived is in; raises Unknown.
+class Keepalived(NamedTuple):
+    """The keepalived of this node, if one is running."""
 
-    A dump names no groups, so that for one all instances must agree.
-    """
-    births, parents = _family()
-    said = _instances(parents)
-    if followed.kind == "INSTANCE":
-        said = tuple(each for each in said if each.name == followed.name)
-    states = {each.state for each in said}
-    if len(states) > 1:
-        told = ", ".join(f"{each.name} {_word(each.state)}" for each in said)
-        raise Unknown(f"keepalived's instances do not agree: {told}")
-    state = states.pop() if states else None
-    if state is None:
-        raise Unknown(f"keepalived says nothing of {followed.name} yet")
-    return Standing(
-        state,
-        max(each.since for each in said),
-        births,
-        {each.name: each.promotions for each in said},
-    )
+    program: str
+    """The absolute path of the installed program: a process that runs another file is not asked."""
+    interrupt: Callable[[], None] = lambda: None
+    """Called while an answer is awaited; what it raises ends the waiting."""
 
+    def daemons(self) -> Daemons:
+        """The processes that are it, or may be."""
+        return daemons(self.program)
 
-def writes(fifo: int) -> bool | None:
-    """Whether keepalived has that FIFO open, by our descriptor; None where none runs."""
-    ours = os.fstat(fifo)
-    pids = list(running("keepalived"))
-    if not pids:
+    def standing(self, followed: Followed) -> Standing:
+        """The state that keepalived is in; raises Unknown.
+
+        A dump names no groups, so that for one all instances must agree.
+        """
+        found = self.daemons()
+        if found.none:
+            raise NotRunning("keepalived is not running here")
+        if not found.installed:
+            raise Unknown("; ".join(self.unasked(found)))
+        births, parents = _family(found.installed)
+        said = self._ask(parents)
+        if followed.kind == "INSTANCE":
+            said = tuple(each for each in said if each.name == followed.name)
+        states = {each.state for each in said}
+        if len(states) > 1:
+            reported = ", ".join(f"{each.name} {_word(each.state)}" for each in said)
+            raise Unknown(f"keepalived's instances do not agree: {reported}")
+        state = states.pop() if states else None
+        if state is None:
+            raise Unknown(f"keepalived reports no state of {followed.name} yet")
+        return Standing(
+            state,
+            max(each.since for each in said),
+            births,
+            {each.name: each.promotions for each in said},
+        )
+
+    def objection(self) -> Verdict | None:
+        """Why nothing may be purged here; None if no keepalived runs, or none is master.
+
+        What cannot be asked or does not answer may be master: it objects. Of several groups one is
+        enough, since a purge takes the connections of all of them.
+        """
+        found = self.daemons()
+        said: list[Instance] = []
+        silent = self.unasked(found)
+        for parent in _family(found.installed)[1]:
+            try:
+                said += self._ask((parent,)) or _NO_INSTANCE
+            except Unknown as error:
+                silent.append(str(error))
+        masters = [each.name for each in said if each.state is State.PRIMARY]
+        if masters:
+            reason = f"keepalived says that this node is master of {', '.join(masters)}"
+            return Verdict(Outcome.DEGRADED, reason, _STEP_DOWN)
+        silent += [f"it reports no state of {each.name} yet" for each in said if not each.state]
+        if silent:
+            reason = f"keepalived does not answer ({'; '.join(silent)})"
+            return Verdict(Outcome.DEGRADED, reason, _ASK_AGAIN)
         return None
-    return any(os.path.samestat(found, ours) for pid in pids for found in _opened(pid))
+
+    def refutation(self) -> str | None:
+        """Why this node is no primary: it is master of nothing. None if it may be one."""
+        try:
+            said = self._ask(_family(self.daemons().installed)[1])
+        except Unknown:
+            return None
+        states = {each.state for each in said}
+        if not states or states & {None, State.PRIMARY}:
+            return None
+        return f"keepalived says that this node is {' and '.join(sorted(map(_word, states)))}"
+
+    def unasked(self, found: Daemons) -> list[str]:
+        """Why some of these are not asked, a sentence for each program and each process."""
+        others = {each.what: each.pid for each in reversed(found.foreign)}
+        return [
+            f"keepalived (pid {pid}) runs {program}, which is not the installed {self.program}: "
+            "if it is this node's, name its program with --keepalived"
+            for program, pid in others.items()
+        ] + [
+            f"keepalived (pid {each.pid}) cannot be identified: {each.what}"
+            for each in found.unknown
+        ]
+
+    def _ask(self, parents: tuple[int, ...]) -> tuple[Instance, ...]:
+        """What each of these reports of its instances; raises Unknown if one does not answer."""
+        if not parents:
+            return ()
+        number = self._signal_number()
+        deadline = time.monotonic() + ANSWER_SECONDS
+        return tuple(each for pid in parents for each in self._ask_one(pid, number, deadline))
+
+    def _ask_one(self, pid: int, number: int, deadline: float) -> tuple[Instance, ...]:
+        try:
+            process = os.pidfd_open(pid)  # from here on no other process can take its number
+        except ProcessLookupError:
+            return ()
+        try:
+            if not self._is_ready(pid, number, deadline):
+                return ()
+            directory = os.open(_dump_directory(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return self._await_dump(pid, process, number, directory, deadline)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise Unknown(f"keepalived (pid {pid}) cannot be asked: {error.strerror}") from error
+        finally:
+            os.close(process)
+
+    def _is_ready(self, pid: int, number: int, deadline: float) -> bool:
+        """Wait until it takes the signal; False where it ends, as one that tests its file does."""
+        program = Program.at(self.program)
+        while identify(pid, program) is Identity.INSTALLED:
+            if takes(pid, number):
+                return True
+            self._poll(deadline, f"keepalived (pid {pid}) does not take the signal yet")
+        return False
+
+    def _poll(self, deadline: float, why: str) -> None:
+        """Wait a little; raises Unknown past the deadline."""
+        self.interrupt()
+        if time.monotonic() > deadline:
+            raise Unknown(why)
+        time.sleep(_POLL_SECONDS)
+
+    def _signal_number(self) -> int:
+        """The number that the installed program gives; no program of a process's is executed."""
+        try:
+            file = os.stat(self.program)
+        except OSError as error:
+            raise Unknown(
+                f"{self.program}: {error.strerror}; name the installed program with --keepalived"
+            ) from error
+        key = file.st_dev, file.st_ino, file.st_ctime_ns
+        if key not in _numbers:
+            _numbers[key] = self._ask_number()
+        return _numbers[key]
+
+    def _ask_number(self) -> int:
+        try:
+            finished = run(
+                self.program, "--signum=JSON",
+                seconds=_NUMBER_SECONDS,
+                working=self._no_progress,
+            )  # fmt: skip
+        except NotInstalled as error:
+            raise Unknown(str(error)) from error
+        if finished.code is None:
+            raise Unknown(f"{self.program} --signum=JSON does not answer")
+        text = finished.output.strip()
+        if finished.code != 0 or not text.isdigit():
+            raise Unknown(f"{self.program} has no JSON dump")
+        return int(text)
+
+    def _no_progress(self) -> bool:
+        self.interrupt()
+        return False
+
+    def _await_dump(
+        self, pid: int, process: int, number: int, directory: int, deadline: float
+    ) -> tuple[Instance, ...]:
+        """Signal the process; its dump, once it is whole: it is not written atomically.
+
+        Where others may write into the directory, they may have put anything there. Nothing is
+        removed then, and only what was written after the signal counts.
+        """
+        import json  # only where a purge or a new follower asks
+
+        since = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+        if _is_roots_alone(os.fstat(directory)):
+            since = 0
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_DUMP, dir_fd=directory)
+        signal.pidfd_send_signal(process, number)
+        while True:
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                return read_dump(json.loads(_read_dump(directory, since)))
+            self._poll(deadline, f"keepalived (pid {pid}) wrote no dump in {ANSWER_SECONDS} s")
+
+
+def writes(found: Daemons, fifo: int) -> bool | None:
+    """Whether one of these has that FIFO open, by our descriptor; None where that is unknown."""
+    if not found.installed or found.unknown:
+        return None
+    ours = os.fstat(fifo)
+    return any(os.path.samestat(each, ours) for pid in found.installed for each in _opened(pid))
 
 
 def _opened(pid: int) -> Iterator[os.stat_result]:
@@ -87,98 +259,22 @@ def _opened(pid: int) -> Iterator[os.stat_result]:
                 yield os.stat(f"/proc/{pid}/fd/{name}")
 
 
-def objection() -> str | None:
-    """Why nothing may be purged here: keepalived calls this node master; None if it does not.
-
-    Of several groups one is enough, since a purge takes the connections of all of them.
-    """
-    masters = [each.name for each in _answers() if each.state is State.PRIMARY]
-    return f"keepalived says that this node is master of {', '.join(masters)}" if masters else None
-
-
-def refutation() -> str | None:
-    """Why this node is no primary: keepalived calls it master of nothing; None if it may be one."""
-    states = {each.state for each in _answers()}
-    if not states or states & {None, State.PRIMARY}:
-        return None
-    return f"keepalived says that this node is {' and '.join(sorted(map(_word, states)))}"
-
-
-def _answers() -> Iterator[Instance]:
-    """What those say who answer: one that only tests its configuration, perhaps, does not."""
-    for parent in _family()[1]:
-        with contextlib.suppress(Unknown):
-            yield from _ask(parent)
-
-
 def _word(state: State | None) -> str:
     return state.value if state else "in none"
 
 
-def _instances(parents: tuple[int, ...]) -> tuple[Instance, ...]:
-    """What every keepalived of this network namespace says of its instances; raises Unknown."""
-    found = [instance for parent in parents for instance in _ask(parent)]
-    if not found:
-        raise NotRunning("keepalived is not running here")
-    return tuple(found)
-
-
-def _family() -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _family(pids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """When each keepalived and its children were born, and the pids of those who are no children.
 
     Grandchildren are about to become somebody's script.
     """
-    found = [process for pid in running("keepalived") if (process := look(pid)) is not None]
-    pids = {process.birth.pid for process in found}
-    parents = {process.birth.pid for process in found if process.parent not in pids}
+    found = [process for pid in pids if (process := look(pid)) is not None]
+    known = {process.birth.pid for process in found}
+    parents = {process.birth.pid for process in found if process.parent not in known}
     ours = sorted(
         process.birth for process in found if {process.birth.pid, process.parent} & parents
     )
     return tuple(birth.ticks for birth in ours), tuple(sorted(parents))
-
-
-def _ask(pid: int) -> tuple[Instance, ...]:
-    try:
-        process = os.pidfd_open(pid)  # from here on nobody else can take its number
-    except ProcessLookupError:
-        return ()
-    try:
-        if not runs(pid, "keepalived"):
-            return ()
-        number = _signal_number(pid)
-        directory = os.open(_dump_directory(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(_DUMP, dir_fd=directory)
-            signal.pidfd_send_signal(process, number)
-            return _await_dump(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise Unknown(f"keepalived (pid {pid}) cannot be asked: {error.strerror}") from error
-    finally:
-        os.close(process)
-
-
-def _signal_number(pid: int) -> int:
-    """The number that this very keepalived gives, if the process takes it."""
-    try:
-        # env(1) executes the link itself: its target's name is gone after an upgrade.
-        finished = run("/usr/bin/env", f"/proc/{pid}/exe", "--signum=JSON", seconds=_NUMBER_SECONDS)
-    except NotInstalled as error:
-        raise Unknown(str(error)) from error
-    if finished.code is None:
-        raise Unknown("keepalived --signum=JSON does not answer")
-    text = finished.output.strip()
-    if finished.code != 0 or not text.isdigit():
-        raise Unknown("this keepalived has no JSON dump")
-    number = int(text)
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-        fields = dict(line.partition(":")[::2] for line in file)
-    taken = int(fields["SigBlk"], 16) | int(fields["SigCgt"], 16)  # blocked: read by signalfd(2)
-    if not taken >> (number - 1) & 1:
-        raise Unknown("keepalived does not take the signal yet")
-    return number
 
 
 def _dump_directory(pid: int) -> str:
@@ -191,24 +287,18 @@ def _dump_directory(pid: int) -> str:
     return f"/proc/{pid}/root{os.path.abspath(directory)}"
 
 
-def _await_dump(directory: int) -> tuple[Instance, ...]:
-    """The dump, once it is whole: keepalived does not write it atomically."""
-    import json  # only where a purge or a new follower asks
-
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while True:
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            return read_dump(json.loads(_read_dump(directory)))
-        if time.monotonic() > deadline:
-            raise Unknown("keepalived does not answer")
-        time.sleep(_LOOK_SECONDS)
+def _is_roots_alone(found: os.stat_result) -> bool:
+    """Whether no other user could have written a file, or into a directory."""
+    return found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _read_dump(directory: int) -> bytes:
-    """Anybody may write into /tmp: no link is followed, nothing is read but root's plain file."""
+def _read_dump(directory: int, since: int) -> bytes:
+    """Read the dump: root's own plain file, written at ``since`` (ns) or later; no link."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(_DUMP, flags, dir_fd=directory), "rb") as file:
         found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != 0:
+        if not stat.S_ISREG(found.st_mode) or not _is_roots_alone(found):
             raise PermissionError(0, f"{_DUMP} is not root's")
+        if found.st_mtime_ns < since:
+            raise FileNotFoundError
         return file.read(_LONGEST_DUMP)

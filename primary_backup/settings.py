@@ -6,13 +6,23 @@ from typing import NamedTuple
 from primary_backup.conf import ConfError, Conntrackd, read_conntrackd
 from primary_backup.plan import Replication
 
+KEEPALIVED = ("/usr/sbin/keepalived", "/usr/local/sbin/keepalived")
+"""Where keepalived is installed by a distribution, or by its own makefile."""
+
+
+def installed_keepalived() -> str:
+    """The first of these that is there; the first of all if none is."""
+    return next(filter(os.path.exists, KEEPALIVED), KEEPALIVED[0])
+
 
 class Settings(NamedTuple):
-    """Which daemon, through which client, and where our own state lives: absolute paths."""
+    """Which daemons, through which client, and where our own state is: absolute paths."""
 
     config: str
     conntrackd: str
     run_dir: str
+    keepalived: str
+    """The installed keepalived: a process that runs another file is never asked."""
 
 
 def read_conf(path: str) -> Conntrackd:

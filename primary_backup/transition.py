@@ -28,8 +28,6 @@ from primary_backup.status import Status
 _EMPTY_INTERNAL = frozenset({("-f",), ("-f", "internal")})
 """What empties the internal cache, and the kernel table where the daemon has no such cache."""
 
-_FORCE = "tell keepalived to step down, or add --force if you mean it"
-
 
 class Past(NamedTuple):
     """What earlier transitions left in this same daemon."""
@@ -65,12 +63,12 @@ class Transition:
         requests: Requests,
         past: Past,
         about_to: Callable[[Step], None] = lambda _: None,
-        objection: Callable[[], str | None] = lambda: None,
+        objection: Callable[[], Verdict | None] = lambda: None,
     ) -> None:
         """Take what decides.
 
         ``about_to`` is called before each step's request: what must not be forgotten.
-        ``objection`` says why nothing may be purged here, whatever the peer holds.
+        ``objection`` is the verdict where nothing may be purged here, whatever the peer holds.
         """
         self._plan = plan
         self._requests = requests
@@ -293,7 +291,8 @@ class Transition:
             return Verdict(Outcome.SKIPPED, f"nothing purged: {reason}")
         objection = self._objection()
         if objection is not None:
-            return Verdict(Outcome.DEGRADED, f"nothing purged: {objection}", _FORCE)
+            self.held = True
+            return objection._replace(reason=f"nothing purged: {objection.reason}")
         try:
             self._ask(step)
         finally:

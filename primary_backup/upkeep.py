@@ -6,6 +6,7 @@ from collections.abc import Callable
 from primary_backup.conf import ConfError
 from primary_backup.conntrackd import Daemon
 from primary_backup.intent import Intent, Kind
+from primary_backup.keepalived import Keepalived
 from primary_backup.plan import State
 from primary_backup.proc import boot_seconds
 from primary_backup.proof import ENDED, Outcome
@@ -91,7 +92,11 @@ class Upkeep:
         entries = daemon.kernel().entries
         held = status.internal if status is not None else None
         ours = entries if held is None else held
-        return self._watch.see(Look(boot_seconds(), daemon.identity(), status, ours))
+        need = self._watch.see(Look(boot_seconds(), daemon.identity(), status, ours))
+        if need is Need.PURGE:
+            keepalived = Keepalived(self._settings.keepalived, self._interrupt)
+            return need if keepalived.objection() is None else None
+        return need
 
     def _watch_purge(self, daemon: Daemon, memory: Memory) -> None:
         """Log a purge of ours that has fired: the daemon itself tells nobody."""

@@ -207,15 +207,24 @@ def test_sync_settings_are_those_the_daemon_uses(
     "settings",
     [
         b"Multicast Default { IPv4_address 225.0.0.50 Group 3780 Interface eth2 Checksum on }",
-        b"UDP { IPv6_address fe80::215:58ff:fe28:5a27 Port 3780 Interface eth2}",
-        b"UDP { IPv6_address ::1Port 3780 IPv6_Destination_Address 1:2:3:4:5:6:7:8888Checksum on }",
-        b"TCP { IPv4_address 192.168.2.100IPv4_Destination_Address 192.168.2.101 Port 3780 }",
+        b"UDP { IPv6_address fe80::215:58ff:fe28:5a27 Interface eth2}",
+        b"UDP { IPv6_address ::1IPv6_Destination_Address 1:2:3:4:5:6:7:8888Checksum on }",
+        b"TCP { IPv4_address 192.168.2.100IPv4_Destination_Address 192.168.2.101 }",
         b"Options { TCPWindowTracking On }",
     ],
 )
 def test_settings_of_others_are_passed_over(settings: bytes) -> None:
     """Addresses, interfaces and links are legal and change none of our values."""
     assert sync(settings) == SYNC
+
+
+def test_every_dedicated_link_has_a_port() -> None:
+    """There may be a spare link; whichever port is taken keeps conntrackd from starting."""
+    conf = sync(
+        b"UDP { IPv6_address ::1Port 3780 Interface eth2} "
+        b"UDP Default { IPv4_address 192.168.2.100Port 3781 Checksum on }"
+    )
+    assert conf == dataclasses.replace(SYNC, ports=(3780, 3781))
 
 
 def test_filters_and_schedulers_are_passed_over() -> None:

@@ -7,10 +7,13 @@ it, or to the directory of its dump.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,9 +22,10 @@ from pathlib import Path
 
 import pytest
 
-from primary_backup.keepalived import NotRunning, Standing, Unknown, objection, standing
+from primary_backup.keepalived import Keepalived, NotRunning, Standing, Unknown
 from primary_backup.notify import Followed
 from primary_backup.plan import State
+from primary_backup.proof import Outcome
 from tests.lab.node import Node, until
 
 GROUP = Followed("GROUP", "G1")
@@ -51,6 +55,7 @@ DUMP = """[{
 }]"""
 """What would make a backup a master, if it were believed."""
 
+INSTALLED = Keepalived("/usr/sbin/keepalived")
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -132,31 +137,39 @@ class Place(Node):
 
         self.until(said, WITHIN, "keepalived is what it was to be")
 
-    def asked(self, followed: Followed = GROUP) -> Standing:
-        """What keepalived says; on a busy machine it may not answer in time, and is asked again."""
+    def asked(self, followed: Followed = GROUP, *, keepalived: Keepalived = INSTALLED) -> Standing:
+        """What keepalived reports; on a busy machine it may not answer in time: asked again."""
         for _ in range(20):
             with suppress(SilenceError):
-                return self.asked_once(followed)
+                return self.asked_once(followed, keepalived=keepalived)
         raise SilenceError
 
-    def asked_once(self, followed: Followed = GROUP) -> Standing:
-        """What keepalived says, if it answers."""
+    def asked_once(
+        self, followed: Followed = GROUP, *, keepalived: Keepalived = INSTALLED
+    ) -> Standing:
+        """What keepalived reports, if it answers."""
         try:
             with self.network():
-                return standing(followed)
+                return keepalived.standing(followed)
         except Unknown as error:
-            if "does not answer" in str(error):
+            if "wrote no dump" in str(error):
                 raise SilenceError from error
             raise
 
-    def objects(self) -> str | None:
-        """What keepalived has against a purge."""
+    def objection(self, keepalived: Keepalived = INSTALLED) -> str | None:
+        """Why nothing may be purged."""
         with self.network():
-            return objection()
+            verdict = keepalived.objection()
+        assert verdict is None or (verdict.outcome is Outcome.DEGRADED and verdict.advice)
+        return verdict.reason if verdict else None
 
-    def objects_at_last(self) -> str:
-        """The same, where it must not be nothing; on a busy machine it is asked again."""
-        return next(filter(None, (self.objects() for _ in range(20))), "nothing")
+    def answer(self, keepalived: Keepalived = INSTALLED) -> str | None:
+        """The same, once keepalived answers: on a busy machine it is asked again."""
+        for _ in range(20):
+            said = self.objection(keepalived)
+            if said is None or "wrote no dump" not in said:
+                return said
+        raise SilenceError
 
     @contextmanager
     def stopped(self, *processes: int) -> Iterator[None]:
@@ -190,6 +203,10 @@ class Place(Node):
             process.kill()
             process.wait()
             os.close(full)
+
+
+class NewerError(Exception):
+    """There is something newer to do."""
 
 
 class SilenceError(Exception):
@@ -230,7 +247,7 @@ def test_no_keepalived_is_known_for_none(place: Place) -> None:
     """It is another thing than one that does not answer: nobody objects to anything."""
     with pytest.raises(NotRunning):
         place.asked()
-    assert place.objects() is None
+    assert place.objection() is None
 
 
 def test_one_that_was_killed_is_known_for_none(place: Place) -> None:
@@ -257,23 +274,23 @@ def test_one_in_another_network_is_not_asked(place: Place, tmp_path: Path) -> No
 def test_instances_that_disagree_are_no_state_of_their_group(place: Place) -> None:
     """A dump names no groups; each instance has its own state, and one that is none has none."""
     place.keepalived({"VI_1": State.PRIMARY, "VI_2": State.FAULT})
-    place.awaits(lambda: standing(VI_1).state is State.PRIMARY)
+    place.awaits(lambda: INSTALLED.standing(VI_1).state is State.PRIMARY)
     with pytest.raises(Unknown, match=r"do not agree: VI_1 primary, VI_2 fault$"):
         place.asked(GROUP)
     assert place.asked(VI_2).state is State.FAULT
-    with pytest.raises(Unknown, match="says nothing of VI_9"):
+    with pytest.raises(Unknown, match="reports no state of VI_9"):
         place.asked(Followed("INSTANCE", "VI_9"))
 
 
 def test_every_keepalived_is_asked_and_one_master_is_enough(place: Place) -> None:
     """A purge takes the connections of all of them."""
     place.keepalived(BACKUP)
-    place.awaits(lambda: standing(GROUP).state is State.BACKUP)
-    assert place.objects() is None
+    place.awaits(lambda: INSTALLED.standing(GROUP).state is State.BACKUP)
+    assert place.answer() is None
     place.keepalived({"VI_2": State.PRIMARY})
-    place.awaits(lambda: standing(VI_2).state is State.PRIMARY)
+    place.awaits(lambda: INSTALLED.standing(VI_2).state is State.PRIMARY)
     assert place.asked(VI_1).state is State.BACKUP
-    assert "master of VI_2" in place.objects_at_last()
+    assert place.answer() == "keepalived says that this node is master of VI_2"
 
 
 @pytest.mark.parametrize(
@@ -291,17 +308,19 @@ def test_the_dump_is_read_where_keepalived_writes_it(place: Place, tmpdir: str |
     place.run("mount", "-t", "tmpfs", "none", "/tmp")
     place.keepalived(MASTER, tmpdir=tmpdir)
     place.until(place.is_master, WITHIN, "is master")
-    assert "master of VI_1" in place.objects_at_last()
+    assert place.answer() == "keepalived says that this node is master of VI_1"
 
 
 @pytest.mark.parametrize("tmpdir", ["/run/missing", "/sys", "/run/keepalived-1.conf"])
 def test_one_that_cannot_write_its_dump_is_not_known(place: Place, tmpdir: str) -> None:
-    """Its state is unknown, which objects to nothing and is no error of ours."""
+    """Its state is unknown: it may be master, so that nothing may be purged."""
     process = place.keepalived(MASTER, tmpdir=tmpdir)
     child(process)
     with pytest.raises((Unknown, SilenceError)):
         place.asked_once()
-    assert place.objects() is None
+    said = place.objection()
+    assert said is not None
+    assert said.startswith("keepalived does not answer (")
 
 
 def test_one_that_has_respawned_a_crashed_child_is_told_from_before(place: Place) -> None:
@@ -310,7 +329,10 @@ def test_one_that_has_respawned_a_crashed_child_is_told_from_before(place: Place
     before = place.asked()
     os.kill(child(process), signal.SIGKILL)
     place.awaits(
-        lambda: (now := standing(GROUP)).state is State.PRIMARY and now.births != before.births
+        lambda: (
+            (now := INSTALLED.standing(GROUP)).state is State.PRIMARY
+            and now.births != before.births
+        )
     )
     assert place.asked().promotions == before.promotions
     assert process.poll() is None
@@ -330,7 +352,9 @@ def test_one_that_is_stopped_keeps_nobody_waiting(place: Place, which: str) -> N
         with pytest.raises(SilenceError):
             place.asked_once()
         assert time.monotonic() - begun < 5
-        assert place.objects() is None
+        said = place.objection()
+        assert said is not None
+        assert said.startswith("keepalived does not answer (")
         assert not dump.exists()
     assert place.asked().state is State.PRIMARY
 
@@ -348,35 +372,151 @@ def test_one_without_a_dump_is_not_sent_any_signal(place: Place, tmp_path: Path)
     """One that was built without JSON refuses --signum=JSON, and the signal would end it."""
     sleep = shutil.which("sleep")  # refuses it as well, and would be ended as well
     assert sleep is not None
-    process = place.start(shutil.copy(sleep, tmp_path / "keepalived"), "100")
+    other = Keepalived(str(shutil.copy(sleep, tmp_path / "keepalived")))
+    process = place.start(other.program, "100")
     until(lambda: program(process) == "keepalived", within=WITHIN, what="it is started")
     with pytest.raises(Unknown, match="no JSON dump"):
-        place.asked()
+        place.asked(keepalived=other)
+    assert place.objection(other) == (
+        f"keepalived does not answer ({other.program} has no JSON dump)"
+    )
     assert process.poll() is None
 
 
-@pytest.mark.parametrize("why", ["upgraded", "in a container"])
-def test_one_whose_program_is_not_there_objects(place: Place, tmp_path: Path, why: str) -> None:
-    """A package upgrade unlinks it, and a container has its own: it runs all the same."""
-    installed = shutil.which("keepalived", path="/usr/sbin:/sbin")
-    assert installed is not None
-    if why == "upgraded":
-        path = Path(shutil.copy(installed, tmp_path / "keepalived"))
-        place.keepalived(MASTER, path)
-        place.until(place.is_master, WITHIN, "is master")
-        path.unlink()
-    else:
-        shutil.copy(installed, place.files / "keepalived")
-        place.keepalived(MASTER, "/run/keepalived")
-        place.until(place.is_master, WITHIN, "is master")
-    assert "master of VI_1" in place.objects_at_last()
+def test_one_whose_program_was_upgraded_is_asked(place: Place, tmp_path: Path) -> None:
+    """A package replaces the program of a keepalived that goes on running."""
+    own = Keepalived(str(shutil.copy(INSTALLED.program, tmp_path / "keepalived")))
+    place.keepalived(MASTER, own.program)
+    place.until(place.is_master, WITHIN, "is master")
+    shutil.copy(INSTALLED.program, tmp_path / "new")
+    (tmp_path / "new").replace(own.program)
+    assert place.answer(own) == "keepalived says that this node is master of VI_1"
 
 
-def test_a_master_objects_whoever_else_is_called_keepalived(place: Place) -> None:
-    """A `keepalived --config-test`, or another asker's `keepalived --signum`, runs for a moment."""
+def test_a_master_objects_whatever_else_runs_its_program(place: Place) -> None:
+    """A `keepalived --config-test` runs for a moment, and takes no signal."""
     place.master()
     with place.held_up("keepalived", "--config-test", env={"LD_DEBUG": "libs"}):
-        assert "master of VI_1" in place.objects_at_last()
+        assert place.answer() == "keepalived says that this node is master of VI_1"
+
+
+def test_a_question_ends_when_there_is_something_newer(place: Place) -> None:
+    """A promotion does not wait for an answer that only a purge, or a starting follower, needs."""
+    process = place.master()
+    calls = itertools.count(1)
+
+    def interrupt() -> None:
+        if next(calls) == 3:
+            raise NewerError
+
+    with (
+        place.network(),
+        place.stopped(process.pid, child(process)),
+        pytest.raises(NewerError),
+    ):
+        Keepalived(INSTALLED.program, interrupt).objection()
+
+
+def test_a_program_that_does_not_say_its_signal_keeps_no_one_waiting(
+    place: Place, tmp_path: Path
+) -> None:
+    """The wait for `--signum=JSON` is interrupted as well."""
+    slow = tmp_path / "keepalived"
+    slow.write_text("#!/bin/sh\nexec sleep 100\n")
+    slow.chmod(0o755)
+
+    def interrupt() -> None:
+        raise NewerError
+
+    with pytest.raises(NewerError):
+        Keepalived(str(slow), interrupt)._signal_number()
+
+
+# -- whose answer counts ------------------------------------------------------------------------
+
+
+def start_as(place: Place, *setpriv: str, path: Path) -> subprocess.Popen[str]:
+    """Start a program that does nothing, with less than root's rights."""
+    process = place.start("setpriv", *setpriv, "--", path, "100")
+    until(lambda: program(process) == path.name, within=WITHIN, what="it is started")
+    return process
+
+
+NOBODY = ("--reuid", "65534", "--regid", "65534", "--clear-groups")
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o711])
+def test_a_process_of_another_user_is_neither_asked_nor_counted(
+    place: Place, tmp_path: Path, mode: int
+) -> None:
+    """Whatever it runs, and however many there are: any user can name a program keepalived."""
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    path = Path(shutil.copy(sleep, tmp_path / "keepalived"))
+    path.chmod(mode)
+    processes = [start_as(place, *NOBODY, path=path) for _ in range(30)]
+
+    with pytest.raises(NotRunning):
+        place.asked()
+    assert place.objection() is None
+    place.master()
+    assert place.asked().state is State.PRIMARY
+    assert place.answer() == "keepalived says that this node is master of VI_1"
+    assert [process.poll() for process in processes] == [None] * 30
+
+
+def test_a_root_of_a_container_is_named_and_neither_run_nor_believed(
+    place: Place, tmp_path: Path
+) -> None:
+    """It has the host's network, mounts of its own and no capability; its program may be anything.
+
+    While it runs nothing is purged: it may be a keepalived, and master.
+    """
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    path = Path(shutil.copy(sleep, tmp_path / "keepalived"))
+    process = place.start(
+        "unshare", "--mount", "--", "setpriv", "--bounding-set", "-all", "--", path, "100"
+    )
+    until(lambda: program(process) == "keepalived", within=WITHIN, what="it is started")
+    named = (
+        rf"keepalived \(pid {process.pid}\) runs {path}, which is not the installed "
+        r"/usr/sbin/keepalived: .* --keepalived"
+    )
+
+    with pytest.raises(Unknown, match=named) as unknown:
+        place.asked()
+    assert not isinstance(unknown.value, NotRunning)
+    assert re.search(named, place.objection() or "")
+
+    assert place.answer(Keepalived(str(path))) == (
+        f"keepalived does not answer ({path} has no JSON dump)"
+    )
+
+    place.keepalived(BACKUP)
+    place.awaits(lambda: INSTALLED.standing(GROUP).state is State.BACKUP)
+    assert re.search(named, place.answer() or "")
+    assert process.poll() is None
+
+
+ASK = "from primary_backup.keepalived import *; print(Keepalived('/usr/sbin/keepalived').{})"
+
+
+def test_one_that_cannot_be_identified_is_not_taken_for_none(place: Place) -> None:
+    """A confinement without CAP_SYS_PTRACE: a live master must not be purged for want of a look."""
+    process = place.master()
+    may_not = ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace", "--")
+
+    said = place.run(
+        *may_not, sys.executable, "-c", ASK.format("objection().reason"),
+        env={"PYTHONPATH": str(Path(__file__).parents[1])},
+    ).stdout  # fmt: skip
+
+    assert said.startswith("keepalived does not answer (keepalived (pid ")
+    assert "/exe cannot be read without CAP_SYS_PTRACE" in said
+    assert process.poll() is None
 
 
 # -- what it has not said -----------------------------------------------------------------------
@@ -391,9 +531,14 @@ def _link(path: Path) -> None:
     path.symlink_to("target")
 
 
-def _somebody_s(path: Path) -> None:
+def _of_another_user(path: Path) -> None:
     _file(path)
     os.chown(path, 65534, 65534)
+
+
+def _writable(path: Path) -> None:
+    _file(path)
+    path.chmod(0o602)
 
 
 @contextmanager
@@ -417,14 +562,14 @@ def planted(dump: Path, make: Callable[[Path], object]) -> Iterator[None]:
         planter.join()
 
 
-@pytest.mark.parametrize("make", [_link, _somebody_s, os.mkfifo],
-                         ids=["a link", "somebody's file", "a FIFO"])  # fmt: skip
+@pytest.mark.parametrize("make", [_link, _of_another_user, _writable, os.mkfifo],
+                         ids=["a link", "another user's", "writable", "a FIFO"])  # fmt: skip
 def test_what_anybody_can_put_in_place_of_the_dump_is_not_believed(
     place: Place, make: Callable[[Path], object]
 ) -> None:
     """Anybody may write into /tmp: only root's own plain file is keepalived's word."""
     process = place.keepalived(BACKUP)
-    place.awaits(lambda: standing(VI_1).state is State.BACKUP)
+    place.awaits(lambda: INSTALLED.standing(VI_1).state is State.BACKUP)
     dump = place.files / "tmp/keepalived.json"
     with place.stopped(process.pid):
         with planted(dump, make), pytest.raises(Unknown, match="cannot be asked"):
@@ -436,6 +581,47 @@ def test_what_anybody_can_put_in_place_of_the_dump_is_not_believed(
             assert place.asked().state is State.PRIMARY
 
 
+@pytest.fixture
+def shared(place: Place) -> Path:
+    """A directory where every user may write, as /tmp is."""
+    directory = place.files / "tmp"
+    directory.chmod(0o1777)
+    return directory
+
+
+def test_a_dump_in_a_directory_that_all_may_write_is_read(place: Place, shared: Path) -> None:
+    """keepalived is asked there too, as long as it can write: without a TMPDIR that is /tmp."""
+    process = place.master()
+    for _ in range(3):
+        assert place.answer() == "keepalived says that this node is master of VI_1"
+    with place.stopped(process.pid, child(process)):
+        # What it said before is no answer, though it is root's.
+        assert (shared / "keepalived.json").exists()
+        assert "wrote no dump" in (place.objection() or "")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, _link, _of_another_user, os.mkfifo],
+                         ids=["a directory", "a link", "another user's", "a FIFO"])  # fmt: skip
+def test_what_lies_in_a_directory_that_all_may_write_is_neither_believed_nor_removed(
+    place: Place, shared: Path, make: Callable[[Path], object]
+) -> None:
+    """What keeps a master from answering keeps it from being purged."""
+    process = place.master()
+    dump = shared / "keepalived.json"
+    with place.stopped(process.pid, child(process)):
+        make(dump)
+        os.chown(dump, 65534, 65534, follow_symlinks=False)
+        before = dump.lstat()
+
+        assert (place.objection() or "").startswith("keepalived does not answer (")
+        with pytest.raises((Unknown, SilenceError)):
+            place.asked_once()
+        assert dump.lstat() == before
+
+    # keepalived itself may replace it, and then its answer counts.
+    assert (place.objection() or "").startswith("keepalived ")
+
+
 def test_one_that_is_in_no_state_yet_is_not_known(place: Place) -> None:
     """Between its start and its first state it answers that no instance has any."""
     process = place.master()
@@ -443,9 +629,14 @@ def test_one_that_is_in_no_state_yet_is_not_known(place: Place) -> None:
     with (
         place.stopped(process.pid),
         planted(place.files / "tmp/keepalived.json", lambda path: path.write_text(text)),
-        pytest.raises(Unknown, match="says nothing of G1 yet"),
+        pytest.raises(Unknown, match="reports no state of G1 yet"),
     ):
         place.asked()
+    with (
+        place.stopped(process.pid),
+        planted(place.files / "tmp/keepalived.json", lambda path: path.write_text(text)),
+    ):
+        assert place.answer() == "keepalived does not answer (it reports no state of VI_1 yet)"
 
 
 @pytest.mark.parametrize("text", ["", "[", DUMP[:-1], "[]x", "{}", "null", "\udcff"])

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,15 @@ import pytest
 
 from primary_backup.proc import (
     TICKS_PER_SECOND,
+    Identity,
+    Program,
+    Suspect,
     boot_id,
     boot_seconds,
     born,
+    daemons,
+    identify,
     look,
-    running,
-    runs,
 )
 from tests.fake.node import until
 
@@ -79,7 +83,6 @@ def test_a_process_may_have_any_name(tmp_path: Path, name: str) -> None:
         seen = look(process.pid)
         assert seen is not None
         assert (seen.birth.pid, seen.parent, seen.stopped) == (process.pid, os.getpid(), False)
-        assert process.pid in running(name)
 
 
 def test_one_that_is_stopped_is_known() -> None:
@@ -96,47 +99,182 @@ def test_one_that_is_stopped_is_known() -> None:
         until(lambda: not stopped(), "it goes on")
 
 
-def test_the_dead_are_not_looked_at(tmp_path: Path) -> None:
-    """Neither a zombie, whose status nobody has asked for, nor one that is gone lives or runs."""
-    with living(program(tmp_path / "mortal")) as process:
-        assert runs(process.pid, "mortal")
+# -- who is the daemon of this node -------------------------------------------------------------
+
+NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--")
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A program of root's, in a directory that every user may enter."""
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    return program(tmp_path / "daemond")
+
+
+def identity(process: subprocess.Popen[bytes], path: Path) -> Identity:
+    """What a process is, once it runs a program of that name, or has executed what it was to."""
+    until(lambda: "100" in command(process.pid), "the program has been started")
+    return identify(process.pid, Program.at(str(path)))
+
+
+def command(pid: int) -> list[str]:
+    """The last arguments of a process; [] while it only prepares to execute its program."""
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+    return [] if "--" in words else words
+
+
+def test_a_daemon_is_known_by_its_file(installed: Path) -> None:
+    """Neither what a process calls itself counts nor through which path it was executed."""
+    another = program(installed.with_name("other"))
+    link = installed.with_name("link")
+    link.symlink_to(installed)
+    with (
+        living(installed) as daemon,
+        living("another", executable=link) as renamed,
+        living("daemond", executable=another) as claims,
+    ):
+        assert identity(daemon, installed) is Identity.INSTALLED
+        assert identity(renamed, installed) is Identity.INSTALLED
+        assert identity(daemon, link) is Identity.INSTALLED
+        assert identity(claims, installed) is Identity.OTHER
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        pytest.param(NOBODY, id="nobody"),
+        pytest.param(("setpriv", "--ruid", "65534", "--"), id="started by nobody, set-user-ID"),
+        pytest.param(("setpriv", "--euid", "65534", "--"), id="effectively nobody"),
+    ],
+)
+@pytest.mark.parametrize("mode", [0o755, 0o711])
+def test_another_users_process_is_no_daemon(
+    namespaces: None, installed: Path, user: tuple[str, ...], mode: int
+) -> None:
+    """Though it runs the very program; one that it may not even read, so that /proc shows root."""
+    installed.chmod(mode)
+    with living(*user, installed) as process:
+        assert identity(process, installed) is Identity.OTHER
+
+
+def test_a_process_in_another_network_is_no_daemon_of_this_node(
+    namespaces: None, installed: Path
+) -> None:
+    """Such as that of a container."""
+    with living("unshare", "--net", "--", installed) as process:
+        assert identity(process, installed) is Identity.OTHER
+
+
+def test_the_root_of_another_user_namespace_is_not_root(namespaces: None, installed: Path) -> None:
+    """Its ids are 0 in its own namespace only."""
+    with living("unshare", "--user", "--map-root-user", "--", installed) as process:
+        assert identity(process, installed) is Identity.OTHER
+
+
+def test_a_program_of_the_same_name_is_another_one(installed: Path) -> None:
+    """A second build, or a container's: it may be a daemon, but is not the installed one."""
+    (installed.parent / "elsewhere").mkdir()
+    another = program(installed.parent / "elsewhere/daemond")
+    with living(another) as process:
+        assert identity(process, installed) is Identity.FOREIGN
+        found = daemons(str(installed))
+        assert found.foreign == (Suspect(process.pid, str(another)),)
+        assert found.installed == ()
+        assert not found.none
+
+
+def test_what_was_upgraded_is_still_the_daemon(installed: Path) -> None:
+    """A package unlinks the program of a daemon that goes on running."""
+    with living(installed) as process:
+        program(installed.with_name("new")).replace(installed)
+        assert identity(process, installed) is Identity.INSTALLED
+        installed.unlink()
+        assert identity(process, installed) is Identity.INSTALLED
+
+
+def test_what_was_deleted_elsewhere_is_not_the_daemon(installed: Path) -> None:
+    """Only the path of the installed program has been upgraded."""
+    (installed.parent / "elsewhere").mkdir()
+    another = program(installed.parent / "elsewhere/daemond")
+    with living(another) as process:
+        another.unlink()
+        assert identity(process, installed) is Identity.FOREIGN
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_container_s_file_at_the_same_path_is_not_the_installed_one(
+    namespaces: None, installed: Path, tmp_path: Path, deleted: bool
+) -> None:
+    """It has that path, on the same device; a container can delete it too, as an upgrade does."""
+    inside = tmp_path / "root" / installed.relative_to("/")
+    inside.parent.mkdir(parents=True)
+    program(inside)
+    enter = (
+        'mount --bind "$1" "$1"; mkdir -p "$1/usr" "$1/old"; mount --rbind /usr "$1/usr"; '
+        'for each in bin lib lib64; do [ ! -L /$each ] || cp -a /$each "$1"; done; '
+        'cd "$1"; pivot_root . old; exec setpriv --bounding-set -all -- "$2" 100'
+    )
+    with living(
+        "unshare", "--mount", "--", "sh", "-ec", enter, "sh", tmp_path / "root", installed
+    ) as process:
+        until(lambda: command(process.pid) == [str(installed), "100"], "it is in the container")
+        if deleted:
+            inside.unlink()
+        expected = f"{installed} (deleted)" if deleted else str(installed)
+        assert os.readlink(f"/proc/{process.pid}/exe") == expected
+        assert identity(process, installed) is Identity.FOREIGN
+
+
+def test_one_that_has_ended_is_no_daemon(installed: Path) -> None:
+    """Neither a zombie, whose status its parent has not asked for, nor one that is gone."""
+    with living(installed) as process:
+        assert identity(process, installed) is Identity.INSTALLED
         process.kill()
         until(lambda: look(process.pid) is None, "it is a zombie")
         assert Path(f"/proc/{process.pid}").exists()
-        assert not runs(process.pid, "mortal")
+        assert look(process.pid) is None
+        assert identify(process.pid, Program.at(str(installed))) is Identity.OTHER
         process.wait()
         assert look(process.pid) is None
-        assert not runs(process.pid, "mortal")
+        assert identify(process.pid, Program.at(str(installed))) is Identity.OTHER
 
 
-# -- who runs a program -------------------------------------------------------------------------
+ASK = """
+import sys
+from primary_backup.proc import daemons
+found = daemons(sys.argv[1])
+print(found.none, *(f"{each.pid} {each.what}" for each in found.unknown), sep="\\n")
+"""
 
 
-def test_a_program_is_known_by_its_file(tmp_path: Path) -> None:
-    """Neither what a process calls itself counts nor where the file is."""
-    path, another = program(tmp_path / "known"), program(tmp_path / "known-less")
-    with (
-        living(path) as known,
-        living("another", executable=path) as denies,
-        living(another) as resembles,
-        living("known", executable=another) as claims,
-    ):
-        found = set(running("known"))
-        assert {known.pid, denies.pid} <= found
-        assert not {resembles.pid, claims.pid} & found
+def without_ptrace(path: Path, *before: str) -> list[str]:
+    """What a process that may not look at others finds."""
+    may_not = ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace", "--")
+    return subprocess.check_output(
+        [*before, *may_not, sys.executable, "-c", ASK, str(path)],
+        text=True, cwd=Path(__file__).parents[1],
+    ).splitlines()  # fmt: skip
 
 
-def test_one_whose_file_was_replaced_still_runs(tmp_path: Path) -> None:
-    """A package upgrade unlinks the program of a daemon that goes on."""
-    path = program(tmp_path / "upgraded")
-    with living(path) as process:
-        path.unlink()
-        assert process.pid in running("upgraded")
+def test_one_that_cannot_be_identified_is_unknown(installed: Path) -> None:
+    """A confinement may forbid to read it: that it does not run is not shown."""
+    assert without_ptrace(installed) == ["True"]
+    with living(installed) as process, living("renamed", executable=installed) as renamed:
+        none, *unknown = without_ptrace(installed)
+        assert none == "False"
+        assert sorted(unknown) == sorted(
+            f"{pid} /proc/{pid}/exe cannot be read without CAP_SYS_PTRACE"
+            for pid in (process.pid, renamed.pid)
+        )
 
 
-def test_one_in_another_network_does_not_run_here(tmp_path: Path, namespaces: None) -> None:
-    """A keepalived in a container says nothing of this node."""
-    path = program(tmp_path / "elsewhere")
-    with living("unshare", "--net", path) as process:
-        until(lambda: Path(f"/proc/{process.pid}/exe").resolve() == path, "it is started")
-        assert process.pid not in running("elsewhere")
+def test_where_processes_are_hidden_they_are_unknown(namespaces: None, installed: Path) -> None:
+    """hidepid=ptraceable hides all others from a root without CAP_SYS_PTRACE."""
+    hide = 'mount -t proc -o hidepid=ptraceable proc /proc; "$@"'
+    none, *unknown = without_ptrace(
+        installed, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+        "sh", "-ec", f"{hide}", "sh",
+    )  # fmt: skip
+    assert none == "False"
+    assert unknown == ["1 /proc hides processes from one without CAP_SYS_PTRACE"]

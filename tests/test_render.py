@@ -94,6 +94,7 @@ def test_the_shipped_configuration_has_the_values_of_the_article() -> None:
         hash_size=32768,
         hash_limit=131072,
         purge_timeout=60,
+        ports=(3780,),
         internal_cache=True,
         external_cache=True,
         expectation_sync=False,

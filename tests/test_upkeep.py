@@ -14,7 +14,7 @@ from primary_backup.plan import State
 from primary_backup.proc import boot_id, boot_seconds
 from primary_backup.proof import Outcome
 from primary_backup.request import Halted
-from primary_backup.settings import Settings
+from primary_backup.settings import Settings, installed_keepalived
 from primary_backup.upkeep import Upkeep
 from primary_backup.watch import (
     CALM_SECONDS,
@@ -44,7 +44,8 @@ class Keeper:
     def __init__(self, node: Node) -> None:
         self.events: list[Event] = []
         self.new_word = False
-        settings = Settings(str(node.config), str(node.client), str(node.run_dir))
+        paths = (str(node.config), str(node.client), str(node.run_dir))
+        settings = Settings(*paths, installed_keepalived())
         self._upkeep = Upkeep(settings, lambda *event: self.events.append(Event(*event)), self._end)
 
     def look(self) -> Intent | None:

@@ -1,0 +1,110 @@
+"""Why a conntrackd did not start: what it logged meanwhile, and who holds its port."""
+
+import os
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from primary_backup.conf import Conntrackd
+from primary_backup.run import NotInstalled, run
+
+JOURNAL_SECONDS = 5.0
+_SYSLOG = "/var/log/syslog"
+_IDENTIFIER = "conntrack-tools"
+"""What conntrackd calls itself in the system's log (log.c)."""
+_ERRORS = 3
+"""conntrackd 1.4.7 logs the cause, and then two lines that say only that it does not start."""
+_LONGEST = 65536
+
+
+class _Mark(NamedTuple):
+    """A log file, and how long it was."""
+
+    path: str
+    size: int
+
+    @classmethod
+    def now(cls, path: str) -> "_Mark":
+        try:
+            return cls(path, os.stat(path).st_size)
+        except OSError:
+            return cls(path, 0)
+
+    def appended(self) -> list[str]:
+        """The lines since then."""
+        try:
+            with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                file.seek(max(self.size, os.fstat(file.fileno()).st_size - _LONGEST))
+                return file.read(_LONGEST).decode(errors="replace").splitlines()
+        except OSError:
+            return []
+
+
+class DaemonLog:
+    """What a conntrackd logs from now on, wherever its file sends it."""
+
+    def __init__(self, conf: Conntrackd, unit: str | None) -> None:
+        """``unit``: that which systemd starts it by, if it does."""
+        self._conf = conf
+        self._unit = unit
+        self._file = _Mark.now(conf.log_file) if conf.log_file is not None else None
+        self._syslog = _Mark.now(_SYSLOG)
+        self._began = int(time.time())
+
+    @property
+    def where(self) -> str:
+        """Where a person finds it."""
+        if self._conf.log_file is not None:
+            return f"see {self._conf.log_file}"
+        return f"see `journalctl -u {self._unit}`" if self._unit else "see the system's log"
+
+    def last_error(self) -> str:
+        """The errors of its last start, and whose its port is if that is why; may be empty."""
+        lines = self._file.appended() if self._file is not None else []
+        lines = lines or self._journal()
+        lines = lines or [line for line in self._syslog.appended() if _IDENTIFIER in line]
+        said = "; ".join(_errors(lines))
+        if "in use" not in said:
+            return said
+        holders = sorted({*_holders(self._conf.ports)})
+        return "; ".join((said, *holders))
+
+    def _journal(self) -> list[str]:
+        whose = f"--unit={self._unit}" if self._unit else f"--identifier={_IDENTIFIER}"
+        try:
+            finished = run(
+                "journalctl", "--quiet", "--no-pager", "--output=cat",
+                whose, f"--since=@{self._began}",
+                seconds=JOURNAL_SECONDS,
+            )  # fmt: skip
+        except NotInstalled:
+            return []
+        return finished.output.decode(errors="replace").splitlines()
+
+
+def message(errors: bytes) -> str:
+    """A program's last error in one line, without its time stamp and pid."""
+    return next(reversed(_errors(errors.decode(errors="replace").splitlines())), "")
+
+
+def _errors(lines: list[str]) -> list[str]:
+    """The last lines that are errors, or the last line of all where none is."""
+    lines = [line for line in lines if line.strip()]
+    wanted = [line for line in lines if "[ERROR]" in line][-_ERRORS:] or lines[-1:]
+    return [line.rpartition("[ERROR]")[2].strip() for line in wanted]
+
+
+def _holders(ports: tuple[int, ...]) -> Iterator[str]:
+    """Whose sockets have one of these UDP ports: proc(5), /proc/net/udp."""
+    for path in ("/proc/net/udp", "/proc/net/udp6"):
+        try:
+            with open(path, encoding="ascii") as file:
+                rows = file.read().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            fields = row.split()
+            port = int(fields[1].rpartition(":")[2], 16)
+            if port in ports:
+                uid = fields[7]
+                yield f"uid {uid} holds UDP port {port} (`ss -lunp` names the process)"
