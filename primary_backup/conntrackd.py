@@ -179,7 +179,10 @@ class Daemon(NamedTuple):
         import socket  # only a dead daemon needs it
 
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-            return probe.connect_ex(self.conf.socket) in (errno.ENOENT, errno.ECONNREFUSED)
+            try:
+                return probe.connect_ex(self.conf.socket) in (errno.ENOENT, errno.ECONNREFUSED)
+            except OSError:  # too long for a socket's address: a daemon may have cut it
+                return False
 
     def _find_lock(self) -> os.stat_result | None:
         """The lock file; raises Unstartable where something else has its name."""

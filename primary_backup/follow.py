@@ -69,6 +69,7 @@ class Follower:
         self._rival: Intent | None = None
         self._retries = Pace()
         self._rivals = Pace()
+        self._losses = Pace()
         self._next_look = 0.0
 
     def _hang_up(self, _number: int, _frame: object) -> None:
@@ -91,9 +92,10 @@ class Follower:
             if self._inbox.fifo.is_replaced():
                 self._reopen()
             self._inbox.look()
-            if self._inbox.lost and self._inquiry.may_ask():
+            if self._inbox.lost and self._losses.allows(time.monotonic()):
+                self._losses.take(time.monotonic())
                 self._inbox.lost = False
-                self._inquiry.ask("the FIFO was full: words may have been lost")
+                self._inquiry.ask("the FIFO was full: notifications may have been lost")
             word = self._inbox.take()
             if word is not None and not self._is_too_often(word.intent):
                 self._act(word)

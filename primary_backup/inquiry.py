@@ -50,7 +50,6 @@ class Inquiry:
     def ask(self, why: str) -> bool:
         """Bring about what it says: words may have been lost. Whether there was an answer."""
         before = self._inbox.look()
-        self._questions.take(time.monotonic())
         try:
             said = self._keepalived(before).standing(self._followed)
         except Halted:
@@ -72,10 +71,6 @@ class Inquiry:
         self._answer(said, self._memory(), why, before)
         return True
 
-    def may_ask(self) -> bool:
-        """Whether enough time has passed since the last question that was a program's work."""
-        return self._questions.allows(time.monotonic())
-
     def look(self) -> None:
         """Ask again what was not answered, where nobody writes, and once after a transition.
 
@@ -88,6 +83,7 @@ class Inquiry:
         if not self._questions.allows(now) or self._inbox.look() is not None:
             return
         if self._unanswered:
+            self._questions.take(now)
             self.ask("asked again")
             return
         if not deaf and memory.transition == self._compared:

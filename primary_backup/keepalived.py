@@ -240,7 +240,8 @@ class Keepalived(NamedTuple):
         signal.pidfd_send_signal(process, number)
         while True:
             with contextlib.suppress(FileNotFoundError, ValueError):
-                return read_dump(json.loads(_read_dump(directory, since)))
+                text = _read_dump(directory, since).decode(errors="surrogateescape")
+                return read_dump(json.loads(text))
             self._poll(deadline, f"keepalived (pid {pid}) wrote no dump in {ANSWER_SECONDS} s")
 
 

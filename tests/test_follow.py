@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,7 @@ from primary_backup.intent import Intent, Kind
 from primary_backup.notify import STATES, Followed
 from primary_backup.plan import State
 from primary_backup.proc import TICKS_PER_SECOND, boot_id, boot_seconds
+from primary_backup.watch import FIRST_PAUSE_SECONDS
 from tests.fake.node import Follower, Hook, Node, later, lives, until
 
 WAITS = ": >$world/asking; until_told go"
@@ -621,6 +623,23 @@ def test_a_full_fifo_may_have_refused_the_last_word(node: Node, follower: Follow
     with stopped(follower), keepalived_s_end(node.fifo) as end:
         fill(end, b'GROUP "G1" MASTER 0\n')
     follower.told("keepalived.asked", "the FIFO was full")
+
+
+def test_a_fifo_that_is_full_again_and_again_makes_no_storm_of_questions(
+    node: Node, follower: Follower
+) -> None:
+    """Each question is a signal to keepalived: they have the back-off of all other needs."""
+    for _ in range(3):
+        with stopped(follower), keepalived_s_end(node.fifo) as end:
+            fill(end, b'GROUP "G2" MASTER 0\n')
+        follower.goes_round()
+    first, second = (
+        datetime.fromisoformat(
+            follower.told("keepalived.asked", "the FIFO was full", number)["time"]
+        )
+        for number in (1, 2)
+    )
+    assert (second - first).total_seconds() > FIRST_PAUSE_SECONDS - 0.1
 
 
 def test_a_fifo_that_filled_up_during_a_transition_may_have_too(

@@ -331,3 +331,32 @@ def test_an_older_error_in_the_log_is_not_quoted(lab: Lab) -> None:
 
     assert "can't open channel socket: Cannot assign requested address" in event["reason"]
     assert "in use" not in event["reason"]
+
+
+SQUAT = """
+import os, socket, sys
+with socket.socket(socket.AF_UNIX) as squatted:
+    squatted.bind(sys.argv[1])
+    os.chmod(sys.argv[1], 0o777)
+    squatted.listen()
+    print("listening", flush=True)
+    while True:
+        squatted.accept()
+        print("connected", flush=True)
+"""
+
+
+def test_a_user_who_listens_in_place_of_conntrackd_is_not_asked(lab: Lab) -> None:
+    """Its socket is in a directory that all may write: whose it is decides, not that it answers."""
+    path = f"{SHARED}/conntrackd.ctl"
+    firewall = lab(conntrackd={"Path /var/run/conntrackd.ctl": f"Path {path}"}).fw1
+    share(firewall)
+    squatter = firewall.start(*USER, "python3", "-c", SQUAT, path)
+    firewall.until(lambda: "listening" in firewall.output(squatter), what="somebody else listens")
+
+    event = become(firewall, "primary")
+
+    assert step(event, "start")["outcome"] == "ok"
+    assert event["outcome"] == "degraded"
+    assert "connected" not in firewall.output(squatter)
+    assert firewall.path(path).stat().st_uid == 0
