@@ -31,6 +31,9 @@ EXIT_STATUS = {
     Outcome.SUPERSEDED: 4,
 }
 USAGE = 2
+_PROGRAM = "ftfw-transition"
+_COMPLETION = "_FTFW_TRANSITION_COMPLETE"
+"""The variable by which a shell asks for completions; see click's documentation."""
 
 
 def _absolute(_: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -51,18 +54,18 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
         context.exit()
 
 
-@click.group(
-    context_settings={"auto_envvar_prefix": "FTFW_TRANSITION"},
-    no_args_is_help=False,
-    subcommand_metavar="COMMAND [OPTIONS]",
-)
+# Each variable is named here, and there is no prefix for all: a variable that made `backup` purge
+# a live master, or turned `primary` into a dry run, could lie in /etc/default/keepalived.
+@click.group(no_args_is_help=False, subcommand_metavar="COMMAND [OPTIONS]")
 @click.option(
     "--config", metavar="PATH", callback=_absolute, show_default=True, show_envvar=True,
+    envvar="FTFW_TRANSITION_CONFIG",
     default="/etc/conntrackd/conntrackd.conf",
     help="The conntrackd.conf that decides the steps.",
 )  # fmt: skip
 @click.option(
     "--conntrackd", metavar="PATH", callback=_absolute, show_default=True, show_envvar=True,
+    envvar="FTFW_TRANSITION_CONNTRACKD",
     default="/usr/sbin/conntrackd",
     help="The conntrackd client.",
 )  # fmt: skip
@@ -73,11 +76,13 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
 )  # fmt: skip
 @click.option(
     "--run-dir", metavar="PATH", callback=_absolute, show_default=True, show_envvar=True,
+    envvar="FTFW_TRANSITION_RUN_DIR",
     default="/run/ftfw-transition",
     help="Where the lock and the record live.",
 )  # fmt: skip
 @click.option(
     "--log-level", default="info", show_default=True, show_envvar=True,
+    envvar="FTFW_TRANSITION_LOG_LEVEL",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
     help="Which events are logged: info is every step.",
 )  # fmt: skip
@@ -336,11 +341,14 @@ def _print_plan(state: State, settings: Settings, *, reassert: bool) -> None:
 
 def main() -> None:
     """Run the command; what is wrong with its usage is one line on stderr and in the log."""
+    if len(sys.argv) > 1:
+        # A completion script calls the command without arguments. With arguments, click would
+        # print a script of its own in place of a promotion, and end with exit status 0.
+        os.environ.pop(_COMPLETION, None)
     try:
-        command.main(standalone_mode=False)
+        command.main(prog_name=_PROGRAM, complete_var=_COMPLETION, standalone_mode=False)
     except click.UsageError as error:
-        reason = error.format_message().replace("\n", " ").rstrip(".")
-        line = f"{reason}: say {', '.join(command.commands)}; `--help` tells more"
+        line = _usage(error)
         click.echo(f"ftfw-transition: {line}", err=True)
         emitter = _Emitter("info")
         emitter("usage.refused", {"outcome": Outcome.FAILED.value, "reason": line})
@@ -348,3 +356,13 @@ def main() -> None:
         sys.exit(USAGE)
     except click.Abort:
         sys.exit(EXIT_STATUS[Outcome.FAILED])
+
+
+def _usage(error: click.UsageError) -> str:
+    """One line: what is wrong with a command line, what was expected, and where the help is."""
+    line = error.format_message().replace("\n", " ").rstrip(".")
+    context = error.ctx
+    of_an_option = (click.BadParameter, click.BadOptionUsage, click.NoSuchOption)
+    if (context is None or context.command is command) and not isinstance(error, of_an_option):
+        line += f"; expected one of: {', '.join(command.commands)}"  # no command, or an unknown one
+    return f"{line}; see `{context.command_path if context else _PROGRAM} --help`"

@@ -18,8 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 
+from primary_backup.cli import command
 from primary_backup.plan import Mode, Replication, State, plan
 from tests.fake.node import HOOK, Ended, Hook, Node, later, until
 
@@ -41,6 +43,7 @@ MODES = [
     ),
 ]
 REFUSES = "refuse \"parsing config file in line (3), symbol 'Nonsense': syntax error\""
+COMMANDS = ", ".join(command.commands)
 WAITS = ": >$world/committing; until_told go"
 """A request that waits, and says that it does."""
 
@@ -127,6 +130,27 @@ def test_a_word_that_means_nothing_asks_nothing(node: Node, words: tuple[str, ..
     assert node.calls == []
 
 
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ((), f"expected one of: {COMMANDS}; see `ftfw-transition --help`"),
+        (("bogus",), f"expected one of: {COMMANDS}; see `ftfw-transition --help`"),
+        (("--bogus", "primary"), "; see `ftfw-transition --help`"),
+        (("--config", "x", "primary"), "not an absolute path; see `ftfw-transition --help`"),
+        (("primary", "--jsn"), "; see `ftfw-transition primary --help`"),
+        (("render",), "Missing option '--site'; see `ftfw-transition render --help`"),
+        (("follow",), "--group NAME or --instance NAME; see `ftfw-transition follow --help`"),
+    ],
+)
+def test_a_usage_error_says_what_was_expected_there(
+    node: Node, words: tuple[str, ...], advice: str
+) -> None:
+    """The commands are listed where none of them was given; else the help of the one is named."""
+    (line,) = node.run(*words).lines
+    assert line.endswith(advice)
+    assert ("expected one of" in line) == ("expected one of" in advice)
+
+
 @pytest.mark.parametrize("variable", ["CONFIG", "CONNTRACKD", "RUN_DIR"])
 def test_a_relative_path_in_the_environment_is_refused_too(node: Node, variable: str) -> None:
     """An option and its variable are the same door."""
@@ -134,7 +158,7 @@ def test_a_relative_path_in_the_environment_is_refused_too(node: Node, variable:
     assert (ended.code, len(ended.lines)) == (2, 1)
 
 
-def test_every_option_is_a_variable_too(node: Node) -> None:
+def test_every_global_option_is_a_variable_too(node: Node) -> None:
     """FTFW_TRANSITION_CONFIG, _CONNTRACKD, _RUN_DIR and _LOG_LEVEL stand for the options."""
     environment = {
         "FTFW_TRANSITION_CONFIG": str(node.config),
@@ -152,6 +176,89 @@ def test_an_option_beats_its_variable(node: Node) -> None:
     """What was typed counts."""
     environment = {"FTFW_TRANSITION_CONNTRACKD": "/nowhere/conntrackd"}
     assert node.spawn(node.arguments("primary"), environment).wait().code == 0
+
+
+class Wishes:
+    """An environment in which every variable is set to 1, and that notes which were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def get(self, name: str) -> str:
+        """What click asks of os.environ."""
+        self.asked.add(name)
+        return "1"
+
+
+def test_a_variable_reaches_the_documented_global_options_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No option or argument of a command, not even one of a later version, by any name."""
+    top = click.Context(command, info_name="ftfw-transition", **command.context_settings)
+    contexts = [top] + [
+        click.Context(each, parent=top, info_name=name, **each.context_settings)
+        for name, each in command.commands.items()
+    ]
+    reached: dict[tuple[str, str | None], set[str]] = {}
+    for context in contexts:
+        assert not isinstance(context.command, click.Group) or context is top
+        for parameter in context.command.get_params(context):
+            monkeypatch.setattr(os, "environ", wishes := Wishes())
+            parameter.value_from_envvar(context)
+            if wishes.asked:
+                reached[context.command_path, parameter.name] = wishes.asked
+    monkeypatch.undo()
+    assert reached == {
+        ("ftfw-transition", option): {f"FTFW_TRANSITION_{option.upper()}"}
+        for option in ("config", "conntrackd", "run_dir", "log_level")
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "variable"),
+    [
+        (("primary",), "PRIMARY_DRY_RUN"),
+        (("primary",), "PRIMARY_AS_JSON"),
+        (("notify", "G1", "MASTER"), "NOTIFY_DRY_RUN"),
+        (("notify", "G1", "MASTER"), "NOTIFY_AS_JSON"),
+    ],
+)
+def test_no_variable_turns_a_promotion_into_output(
+    node: Node, words: tuple[str, ...], variable: str
+) -> None:
+    """Whatever /etc/default/keepalived or `sudo -E` brings along, a promotion commits."""
+    ended = node.spawn(node.arguments(*words), {f"FTFW_TRANSITION_{variable}": "1"}).wait()
+    assert node.asked == ["-c", "-f", "-R", "-B"]
+    assert ended.out == ""
+
+
+@pytest.mark.parametrize("words", [("primary",), ("--run-dir", "/run/x", "stop"), ("bogus",)])
+@pytest.mark.parametrize("instruction", ["bash_source", "bash_complete", "bogus"])
+def test_a_completion_variable_changes_no_command(
+    node: Node, words: tuple[str, ...], instruction: str
+) -> None:
+    """A shell that completes calls the command without arguments: with some, it is a command."""
+    environment = {"COMP_WORDS": "ftfw-transition pri", "COMP_CWORD": "1"}
+    arguments = node.arguments(*words)
+    plain = node.spawn(arguments, environment).wait()
+    asked = node.asked
+    (node.world / "calls").unlink(missing_ok=True)
+    environment["_FTFW_TRANSITION_COMPLETE"] = instruction
+    ended = node.spawn(arguments, environment).wait()
+    assert (ended.code, ended.out) == (plain.code, "")
+    assert words != ("primary",) or asked == ["-c", "-f", "-R", "-B"]
+    assert ended.events[-1]["message"] == plain.events[-1]["message"]
+
+
+def test_a_shell_completes_a_command(node: Node) -> None:
+    """Without arguments the variable asks for a script, or for what `pri` may become."""
+    variable = "_FTFW_TRANSITION_COMPLETE"
+    script = node.spawn([str(HOOK)], {variable: "bash_source"}).wait()
+    words = {"COMP_WORDS": "ftfw-transition pri", "COMP_CWORD": "1"}
+    completed = node.spawn([str(HOOK)], {variable: "bash_complete", **words}).wait()
+    assert (script.code, completed.code) == (0, 0)
+    assert f"{variable}=bash_complete $1" in script.out
+    assert completed.out == "plain,primary\n"
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

@@ -47,6 +47,13 @@ def test_nothing_is_explained_that_is_not_there() -> None:
     assert set(paragraphs(section("COMMANDS"))) == set(command.commands)
 
 
+def test_the_variables_are_those_of_the_command() -> None:
+    """Who writes an environment file or a rule for sudo finds every name, and none that is none."""
+    assert set(re.findall(r"\bFTFW_TRANSITION_\w+", section("OPTIONS"))) == {
+        option.envvar for option in command.params if option.envvar
+    }
+
+
 def test_the_exit_statuses_are_those_of_the_command() -> None:
     """A script may rely on them."""
     statuses = {outcome.value: str(status) for outcome, status in EXIT_STATUS.items()}

@@ -5,6 +5,7 @@ fw-1 is the primary and fw-2 its backup; on each a follower reads keepalived's F
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.firewall import RUN_DIR, Firewall
+from tests.lab.firewall import HOOK, RUN_DIR, Firewall
 from tests.lab.moments import asked, ended, finished, in_mid_commit, inserted
 from tests.lab.node import stays, until
 from tests.lab.pair import Lab, Pair, Wiring
@@ -609,6 +610,22 @@ def test_a_backup_that_is_typed_on_the_live_primary_purges_nothing_unless_it_is_
     pair.fw1.until(lambda: pair.fw1.kernel_entries() < COUNT / 10, WITHIN, "is purged")
     pair.fw1.start_follower()
     assert "backup was not its word" in finished(pair.fw1, "primary", earlier)[0]["cause"]
+
+
+def test_no_variable_makes_a_backup_purge_the_live_primary(lab: Lab) -> None:
+    """Only a `--force` that was typed overrules keepalived; the environment of a hook does not."""
+    pair = lab(wiring="fifo", conntrackd=PURGES_SOON).start()
+    replicated(pair)
+    pair.fw2.load_entries(COUNT)  # the peer's own, so that only keepalived can object
+    pair.fw1.until(lambda: pair.fw1.external() >= COUNT, WITHIN, "holds copies too")
+    pair.fw1.stop_follower()
+
+    forced = {f"FTFW_TRANSITION_{name}": "1" for name in ("FORCE", "BACKUP_FORCE")}
+    ended = pair.fw1.run(HOOK, "backup", "--json", check=False, env=forced)
+
+    event = json.loads(ended.stdout)
+    assert "keepalived says that this node is master of VI_1, VI_2" in event["reason"]
+    assert "-t" not in asked(event)
 
 
 def test_a_backup_that_is_typed_on_the_live_primary_does_not_last(pair: Pair) -> None:
