@@ -15,6 +15,10 @@ _LOOK_AGAIN = 0.05
 _ENDING = 0.001
 """A program ends within so many seconds of its output."""
 _LONGEST_OUTPUT = 1 << 20
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where programs are looked for: directories that only root writes. The caller's PATH may begin
+with any other, as after a `su` without `-`; /usr/local/bin may belong to a group (Debian's staff).
+"""
 
 
 class NotInstalled(Exception):
@@ -38,13 +42,16 @@ def run(
 ) -> Finished:
     """Run a program to its end, or until ``seconds`` passed since it was last seen ``working``.
 
+    ``program`` is an absolute path, or a name that is looked up in ``PATH``; the program has that
+    ``PATH`` too. Raises NotInstalled.
+
     What ``working`` raises ends the waiting, and the program with it unless that is ``left``.
 
     ``sh``'s own ``_timeout`` looks at its clock every 100 ms, so that every call lasts as long.
     Here the program writes into pipes of ours: their end is its end, and select(2) the deadline.
     """
     try:
-        command = sh.Command(program)
+        command = sh.Command(program, search_paths=PATH.split(":"))
     except sh.CommandNotFound as error:
         raise NotInstalled(f"{program}: no such program, or not executable") from error
     out, out_end = os.pipe()
@@ -61,6 +68,7 @@ def run(
                 # Python's descriptors are closed on exec anyway; sh 1.14 fails without /dev/fd.
                 _close_fds=False,
                 _new_session=True,
+                _env={**os.environ, "PATH": PATH},
                 _ok_code=_ANY_EXIT,
             )
         except BaseException as error:

@@ -748,6 +748,20 @@ def test_a_stale_lock_of_a_dead_daemon_is_removed(node: Node) -> None:
     assert ended.step("start")["outcome"] == "ok"
 
 
+def test_a_systemctl_of_the_caller_s_path_is_not_run(node: Node) -> None:
+    """Where systemd runs, its unit is asked for by the system's program, not by the caller's."""
+    node.sh("mkdir -p /run/systemd/system")
+    node.on("any", DOWN)
+    node.on("-d", ": >$world/up")
+    stand_in = node.world / "systemctl"
+    stand_in.write_text(f"#!/bin/sh\necho run >>{node.world}/stand-in\nexit 1\n")
+    stand_in.chmod(0o755)
+    path = {"PATH": f"{node.world}:{os.environ['PATH']}"}
+    ended = node.spawn(node.arguments("primary"), path).wait()
+    assert ended.step("start")["outcome"] == "ok"
+    assert not (node.world / "stand-in").exists()
+
+
 def test_the_lock_of_a_living_daemon_is_left_alone(node: Node) -> None:
     """A daemon that lives but cannot be reached: exit 1, naming its pid, its lock untouched."""
     node.socket.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -41,6 +42,30 @@ def test_arguments_arrive_as_they_are() -> None:
     arguments = ("a b", "$HOME", "*", "", "--", "'", "ü")
     finished = run("/usr/bin/printf", "%s\\n", *arguments, seconds=5)
     assert finished.output.decode().splitlines() == list(arguments)
+
+
+def test_a_program_of_the_caller_s_path_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name is looked up in the directories of the system alone, and by its children too."""
+    for name in ("systemctl", "uname"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho run >>{tmp_path}/{name}.run\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    with contextlib.suppress(NotInstalled):  # not every machine has it
+        run("systemctl", "--version", seconds=5)
+    assert run("uname", seconds=5) == sh("uname") == Finished(0, b"Linux\n", b"")
+    assert list(tmp_path.glob("*.run")) == []
+
+
+@pytest.mark.parametrize("path", ["", ":", "."])
+def test_a_program_is_found_whatever_the_caller_s_path_is(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """A hook's environment may have none at all."""
+    monkeypatch.setenv("PATH", path)
+    assert run("uname", seconds=5).output == b"Linux\n"
 
 
 def test_a_program_has_no_input() -> None:
