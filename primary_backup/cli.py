@@ -14,6 +14,7 @@ from primary_backup.controller import enter
 from primary_backup.intent import Intent, Kind
 from primary_backup.notify import read_arguments
 from primary_backup.plan import PURGES, STARTS_DAEMON, State, plan
+from primary_backup.printable import printable
 from primary_backup.proof import Outcome
 from primary_backup.request import Unstartable
 from primary_backup.settings import (
@@ -43,6 +44,8 @@ def _absolute(_: click.Context, parameter: click.Parameter, value: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise click.BadParameter(f"{value!a} is not UTF-8", param=parameter) from error
+    if "\n" in value:  # it begins the saved conntrackd.conf, in a comment that ends with the line
+        raise click.BadParameter(f"{value!a} is more than one line", param=parameter)
     return value
 
 
@@ -50,7 +53,7 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
     if value:
         from importlib.metadata import version  # slow to import, and only needed here
 
-        click.echo(f"ftfw-transition {version('ftfw-transition')}")
+        _print(f"ftfw-transition {version('ftfw-transition')}")
         context.exit()
 
 
@@ -175,7 +178,7 @@ def follow(obj: tuple[Settings, str], group: str | None, instance: str | None, p
         Follower(Fifo(path), followed, settings, emitter, partial(emitter.show, wait=False)).run()
         emitter.show()
     except NoFifo as error:
-        click.echo(f"ftfw-transition: {error}", err=True)
+        _complain(str(error))
         emitter("follow.ended", {"outcome": Outcome.FAILED.value, "reason": str(error)})
         emitter.show()
         sys.exit(EXIT_STATUS[Outcome.FAILED])
@@ -198,7 +201,7 @@ def unlock(obj: tuple[Settings, str]) -> None:
     except (ConfError, Unstartable) as error:
         _fail(str(error))
     if removed:
-        click.echo(removed)
+        _print(removed)
 
 
 def _show_example(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
@@ -206,7 +209,7 @@ def _show_example(context: click.Context, _: click.Parameter, value: bool) -> No
         from primary_backup.render import EXAMPLE
 
         with open(EXAMPLE, encoding="utf-8") as file:
-            _print(file.read())
+            _print(*file.read().splitlines())
         context.exit()
 
 
@@ -236,26 +239,42 @@ def render_command(site: str, node: str, output: str) -> None:
     Files that are there and differ are never touched.
     """
     from primary_backup.render import Existing, render, write
-    from primary_backup.site import SiteError, one_line, read_site
+    from primary_backup.site import SiteError, read_site
 
     try:
         with open(site, encoding="utf-8") as file:
             written = write(render(read_site(file.read()), node), output)
     except SiteError as error:
-        _fail(*(one_line(f"{site}: {line}") for line in error.args))
+        _fail(*(f"{site}: {line}" for line in error.args))
     except ValueError as error:  # no such node, or not UTF-8
-        _fail(one_line(f"{site}: {error}"))
+        _fail(f"{site}: {error}")
     except Existing as error:
-        there = f"{error} is there and differs: move it away, or name another --output"
-        _fail(one_line(there))
+        _fail(f"{error} is there and differs: move it away, or name another --output")
     except OSError as error:
-        _fail(one_line(f"{error.filename}: {error.strerror}"))
-    _print("".join(one_line(f"{output}/{path}") + "\n" for path in written))
+        _fail(f"{error.filename}: {error.strerror}")
+    _print(*(f"{output}/{path}" for path in written))
 
 
-def _print(text: str) -> None:
+def _echo(*lines: str, err: bool = False) -> None:
+    """Write lines to standard output or stderr: the only place that does; raises OSError.
+
+    In UTF-8, as the log is: a locale without our dashes and arrows costs no traceback, and
+    ``render`` reads its own example.
+    """
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None:  # None where the caller has closed it
+        stream.buffer.write("".join(f"{printable(line)}\n" for line in lines).encode())
+        stream.buffer.flush()
+
+
+def _complain(*lines: str) -> None:
+    with contextlib.suppress(OSError):  # a full or closed stderr changes no exit status
+        _echo(*(f"{_PROGRAM}: {line}" for line in lines), err=True)
+
+
+def _print(*lines: str) -> None:
     try:
-        click.echo(text, nl=False)
+        _echo(*lines)
     except OSError as error:
         # Python would try once more at its end, with a traceback of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -263,8 +282,7 @@ def _print(text: str) -> None:
 
 
 def _fail(*lines: str) -> NoReturn:
-    for line in lines:
-        click.echo(f"ftfw-transition: {line}", err=True)
+    _complain(*lines)
     sys.exit(EXIT_STATUS[Outcome.FAILED])
 
 
@@ -285,10 +303,9 @@ def _become(
     # All is done and written down, nobody waits for us: now a terminal may take its time.
     try:
         emitter.show()
-        for line in ending.trouble:
-            click.echo(f"ftfw-transition: {line}", err=True)
+        _complain(*ending.trouble)
         if as_json:
-            click.echo(ending.line)
+            _echo(ending.line)
     except OSError:
         pass  # nobody reads it; the record stands in the log
     sys.exit(EXIT_STATUS[ending.outcome])
@@ -326,17 +343,21 @@ def _print_plan(state: State, settings: Settings, *, reassert: bool) -> None:
     steps = plan(state, replicated, again=reassert)
     caches = [] if replicated.internal_cache else ["DisableInternalCache On"]
     caches += [] if replicated.external_cache else ["DisableExternalCache On"]
-    click.echo(f"{state.value}, {', '.join([f'Mode {replicated.mode.value}', *caches])}:")
+    lines = [f"{state.value}, {', '.join([f'Mode {replicated.mode.value}', *caches])}:"]
     daemon = Daemon(settings.conntrackd, settings.config, conf)
     for number, step in enumerate(steps, 1):
-        click.echo(f"{number}. {step.name}: {daemon.command(step.options)}")
-        click.echo(f"   when:  {step.when.value}")
-        click.echo(f"   why:   {step.why}")
-        click.echo(f"   proof: {step.proof}")
+        lines += [
+            f"{number}. {step.name}: {daemon.command(step.options)}",
+            f"   when:  {step.when.value}",
+            f"   why:   {step.why}",
+            f"   proof: {step.proof}",
+        ]
     if not steps:
-        click.echo("   nothing is asked of conntrackd")
+        lines.append("   nothing is asked of conntrackd")
     if state in STARTS_DAEMON:
-        click.echo("A conntrackd that is down is started first: systemctl start, or conntrackd -d.")
+        down = "A conntrackd that is down is started first: systemctl start, or conntrackd -d."
+        lines.append(down)
+    _print(*lines)
 
 
 def main() -> None:
@@ -349,7 +370,7 @@ def main() -> None:
         command.main(prog_name=_PROGRAM, complete_var=_COMPLETION, standalone_mode=False)
     except click.UsageError as error:
         line = _usage(error)
-        click.echo(f"ftfw-transition: {line}", err=True)
+        _complain(line)
         emitter = _Emitter("info")
         emitter("usage.refused", {"outcome": Outcome.FAILED.value, "reason": line})
         emitter.show()

@@ -14,6 +14,8 @@ try:
 except ImportError:  # before 3.1
     from pythonjsonlogger.jsonlogger import JsonFormatter  # type: ignore[attr-defined]
 
+from primary_backup.printable import printable
+
 IDENTIFIER = "ftfw-transition"
 SOCKET = "/dev/log"
 LEVELS = {
@@ -147,9 +149,24 @@ class Log:
             pass  # nobody reads it
 
     def event(self, name: str, fields: dict[str, Any]) -> str:
-        """Log one event at its outcome's level; returns the JSON line."""
+        """Log one event at its outcome's level; returns the JSON line, which is printable.
+
+        The fields are any JSON values, and their texts come from anywhere.
+        """
+        fields = _printable(fields)
         level = LEVELS[fields["outcome"]]
         record = self._logger.makeRecord(IDENTIFIER, level, "", 0, name, (), None, extra=fields)
         if self._logger.isEnabledFor(level):
             self._logger.handle(record)
         return self._formatter.format(record)
+
+
+def _printable(value: Any) -> Any:
+    """A JSON value with every text in it fit for a line; a terminal shows it as ``jq -r`` does."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {name: _printable(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(each) for each in value]
+    return value

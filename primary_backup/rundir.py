@@ -287,7 +287,9 @@ class RunDir:
         descriptor = self._open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             with open(descriptor, "wb") as file:
-                file.write(text if isinstance(text, bytes) else text.encode())
+                # A name that is not UTF-8 must not cost the record of what was carried out.
+                data = text if isinstance(text, bytes) else text.encode(errors="backslashreplace")
+                file.write(data)
             os.replace(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError:
             os.unlink(new, dir_fd=self._fd)

@@ -4,6 +4,8 @@ import os
 import socket
 import time
 
+from primary_backup.printable import printable
+
 
 class Service:
     """The service manager that started us; says nothing where there is none."""
@@ -22,9 +24,10 @@ class Service:
         """Tell it ``READY="1"``, ``STATUS="…"`` and the like."""
         if not self._address:
             return
-        text = "\n".join(f"{name}={value}" for name, value in fields.items())
+        # A line break in a value would begin another field, MAINPID= for one.
+        text = "\n".join(f"{name}={printable(value)}" for name, value in fields.items())
         try:
-            self._socket.sendto(text.encode(errors="replace"), self._address)
+            self._socket.sendto(text.encode(), self._address)
         except OSError:
             pass  # it is gone or busy; what matters stands in the log
 

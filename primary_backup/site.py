@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import voluptuous as vol
 
+from primary_backup.printable import printable
+
 WIRINGS = ("fifo", "hooks")
 MODES = ("ftfw", "direct", "notrack", "alarm")
 
@@ -95,7 +97,7 @@ def read_site(text: str) -> Site:
     except vol.MultipleInvalid as errors:
         raise SiteError(*(_line(error) for error in errors.errors)) from errors
     except ValueError as error:  # TOMLDecodeError, and a number of more than 4300 digits
-        raise SiteError(one_line(f"not TOML: {error}")) from error
+        raise SiteError(printable(f"not TOML: {error}")) from error
     site = Site(
         said["wiring"],
         said["mode"],
@@ -261,12 +263,7 @@ def _line(error: vol.Invalid) -> str:
         "extra keys not allowed": "unknown key: remove it, or mend its spelling",
         "required key not provided": "is missing",
     }.get(error.msg, error.msg)
-    return one_line(f"{where}: {what}")
-
-
-def one_line(text: str) -> str:
-    """A text for a person's terminal: line breaks and control characters are spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(f"{where}: {what}")
 
 
 # -- all of them together -----------------------------------------------------------------------

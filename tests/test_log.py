@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
 
-from primary_backup.log import Held, SystemLog
+from primary_backup.log import Held, Log, SystemLog
 from tests.fake.node import Node, until
+from tests.test_printable import ANY
 
 LINE = re.compile(rb"<(?P<priority>\d+)>ftfw-transition\[(?P<pid>\d+)\]: (?P<json>.*)", re.DOTALL)
 INFO, WARNING, ERROR = 30, 28, 27  # LOG_DAEMON, and these severities
@@ -122,6 +124,20 @@ def test_a_line_that_is_too_long_is_no_error(log: socket.socket) -> None:
 def test_a_name_that_is_no_text_is_no_error(log: socket.socket) -> None:
     """A file name in an event may be any bytes."""
     system_log(log.getsockname()).emit(record(text="caf\udce9"))
+
+
+@given(ANY, ANY)
+@example("\udcff", "\x9b\udcff")
+@settings(deadline=None)
+def test_any_text_in_an_event_is_one_printable_line(reason: str, nested: str) -> None:
+    """Also within the steps; and what `jq -r` makes of the line may be shown on a terminal."""
+    fields = {"outcome": "ok", "reason": reason, "steps": [{"reason": nested, "attempts": 1}]}
+    line = Log("error").event("transition.finished", fields)
+    assert line.isprintable()
+    event = json.loads(line)
+    assert event["reason"].isprintable()
+    assert event["steps"][0]["reason"].isprintable()
+    assert event["steps"][0]["attempts"] == 1
 
 
 # -- the hook's log -----------------------------------------------------------------------------

@@ -14,13 +14,14 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from primary_backup.plan import State
 from primary_backup.proc import Birth, boot_id, born
 from primary_backup.rundir import CONF, Holder, Memory, RunDir, Ticket, Unusable
 from tests.fake.node import later, until
+from tests.test_printable import ANY
 
 MINE = Ticket(born(), State.BACKUP)
 LOCKS = """
@@ -437,3 +438,12 @@ def test_a_promotion_holds_until_somebody_steps_down(run_dir: RunDir) -> None:
     seen.append(run_dir.promotion())
 
     assert seen == ["", "two", ""]
+
+
+@given(ANY)
+@example("\udcff")
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_is_remembered(run_dir: RunDir, text: str) -> None:
+    """What was carried out is on record, whatever the name in it, and any reader can decode it."""
+    run_dir.remember(text)
+    assert run_dir._read("last.json").endswith("\n")

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
 
 from primary_backup.service import Service
+from tests.test_printable import ANY
 
 HOUR = str(3600 * 1_000_000)
 
@@ -45,11 +47,25 @@ def heard(manager: socket.socket) -> list[str]:
 
 
 def test_what_is_said_arrives_in_one_datagram(manager: socket.socket) -> None:
-    """READY and STATUS, one line each (sd_notify(3)); text that is none is said as well as can."""
+    """READY and STATUS, one line each (sd_notify(3))."""
+    Service().say(READY="1", STATUS="following – /run/notify.fifo")
+    assert heard(manager) == ["READY=1\nSTATUS=following – /run/notify.fifo"]
+
+
+def test_any_text_is_one_printable_line(manager: socket.socket) -> None:
+    """Whatever a name holds, it begins no other field, and `systemctl status` may show it."""
     service = Service()
-    service.say(READY="1", STATUS="following – /run/notify.fifo")
-    service.say(STATUS="\udcff")
-    assert heard(manager) == ["READY=1\nSTATUS=following – /run/notify.fifo", "STATUS=?"]
+
+    @given(ANY)
+    @example("G\nMAINPID=1 \udcff")
+    @settings(deadline=None)
+    def says(text: str) -> None:
+        service.say(STATUS=text)
+        (said,) = heard(manager)
+        assert said.startswith("STATUS=")
+        assert said.isprintable()
+
+    says()
 
 
 def test_a_program_that_is_started_is_no_part_of_the_service(
@@ -104,7 +120,7 @@ def test_where_nobody_watches_us_we_need_not_be_alive(
     assert service.patience_seconds > 60
 
 
-@pytest.mark.parametrize("address", ["", "@", "missing", "x" * 200, "vsock:2:1234"])
+@pytest.mark.parametrize("address", ["", "@", "missing", "x" * 200, "vsock:2:1234", "\udcff\x9b"])
 def test_a_manager_that_cannot_be_reached_stops_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
