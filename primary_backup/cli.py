@@ -238,7 +238,7 @@ def render_command(site: str, node: str, output: str) -> None:
 
     Files that are there and differ are never touched.
     """
-    from primary_backup.render import Existing, render, write
+    from primary_backup.render import Existing, Linked, render, write
     from primary_backup.site import SiteError, read_site
 
     try:
@@ -250,6 +250,8 @@ def render_command(site: str, node: str, output: str) -> None:
         _fail(f"{site}: {error}")
     except Existing as error:
         _fail(f"{error} is there and differs: move it away, or name another --output")
+    except Linked as error:
+        _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}")
     _print(*(f"{output}/{path}" for path in written))

@@ -1,6 +1,8 @@
 """A pair's configuration files for one of its nodes, from the templates of this package."""
 
+import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +26,10 @@ EXAMPLE = os.path.join(os.path.dirname(__file__), "site.toml")
 
 class Existing(Exception):
     """A file is there already and differs: its path."""
+
+
+class Linked(Exception):
+    """A symbolic link stands for a directory or a file that is to be written: one line, advice."""
 
 
 def render(site: Site, name: str) -> dict[str, str]:
@@ -72,37 +78,107 @@ def render(site: Site, name: str) -> dict[str, str]:
 
 
 def write(files: dict[str, str], directory: str) -> list[str]:
-    """Write them below a directory, all or none; raises Existing, or OSError with its path.
+    """Write them below a directory, all or none; raises Existing, Linked, or OSError with its path.
 
     The paths of those that were not there yet; what is there and differs is never touched. After
     an error all that was written is removed again, but for new directories; a kill leaves a part.
     """
-    missing = []
-    for path, text in files.items():
-        target = os.path.join(directory, path)
-        if not os.path.lexists(target):
-            missing.append(path)
-        elif not os.path.isfile(target) or _bytes(target) != text.encode():
-            raise Existing(target)  # a link that leads nowhere is somebody's, too
-    written: list[str] = []
-    for path in missing:
-        target = os.path.join(directory, path)
-        try:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            with open(target, "xb") as file:
-                written.append(target)
-                file.write(files[path].encode())
-        except OSError as error:
-            for each in written:
-                os.unlink(each)
-            error.filename = error.filename or target  # a full disk names none
-            raise
+    with contextlib.ExitStack() as opened:
+        tree = _Tree(directory, opened)
+        missing = [path for path, text in files.items() if not tree.has(path, text.encode())]
+        tree.add({path: files[path].encode() for path in missing})
     return missing
 
 
-def _bytes(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+class _Tree:
+    """The directory that was named and those below it, each opened once and never by a link.
+
+    A link that another user has put there would lead root's files elsewhere. Between a check by
+    path and the use of that path it could still be put there; an open directory stays the same.
+    """
+
+    def __init__(self, directory: str, opened: contextlib.ExitStack) -> None:
+        """``opened`` closes the directories."""
+        # Without `.` and `/` at its end, for which the kernel follows a link.
+        parts = [part for part in directory.split("/") if part not in ("", ".")]
+        self._root = "/" * directory.startswith("/") + "/".join(parts) or "."
+        self._opened = opened
+        self._descriptors: dict[str, int] = {}
+
+    def has(self, path: str, data: bytes) -> bool:
+        """Whether that file is there and holds this; raises Existing where it holds another."""
+        try:
+            directory, name = self._parent(path)
+            with self._naming(path, name, directory):
+                # Before it is opened: opening a device may act upon it.
+                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if stat.S_ISREG(found.st_mode) and self._read(name, directory) == data:
+                    return True
+                if stat.S_ISLNK(found.st_mode):
+                    raise self._linked(path)
+        except FileNotFoundError:
+            return False
+        raise Existing(self._path(path))
+
+    def add(self, files: dict[str, bytes]) -> None:
+        """Make files that are not there, and the directories above them; all or none."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with contextlib.ExitStack() as written:
+            for path, data in files.items():
+                directory, name = self._parent(path, make=True)
+                with self._naming(path, name, directory):
+                    descriptor = os.open(name, flags, 0o666, dir_fd=directory)
+                    written.callback(os.unlink, name, dir_fd=directory)
+                    with open(descriptor, "wb") as file:
+                        file.write(data)
+            written.pop_all()
+
+    def _parent(self, path: str, *, make: bool = False) -> tuple[int, str]:
+        above, _, name = path.rpartition("/")
+        return self._directory(above, make=make), name
+
+    def _directory(self, path: str, *, make: bool) -> int:
+        """The descriptor of a directory by its path below the root, which is empty for itself."""
+        if path in self._descriptors:
+            return self._descriptors[path]
+        above, name = (None, self._root) if not path else self._parent(path, make=make)
+        if make and above is None:
+            os.makedirs(os.path.dirname(self._root) or ".", exist_ok=True)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with self._naming(path, name, above):
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=above)
+            descriptor = os.open(name, flags, dir_fd=above)
+        self._opened.callback(os.close, descriptor)
+        self._descriptors[path] = descriptor
+        return descriptor
+
+    @contextlib.contextmanager
+    def _naming(self, path: str, name: str, directory: int | None) -> Iterator[None]:
+        """Give an error the whole path; where a link caused it, raise Linked."""
+        try:
+            yield
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if stat.S_ISLNK(found.st_mode):
+                    raise self._linked(path) from error
+            error.filename = self._path(path)
+            raise
+
+    def _linked(self, path: str) -> Linked:
+        advice = "remove it, or name another --output" if path else "name the directory itself"
+        return Linked(f"{self._path(path)} is a symbolic link: {advice}")
+
+    def _path(self, path: str) -> str:
+        return os.path.join(self._root, path) if path else self._root
+
+    @staticmethod
+    def _read(name: str, directory: int) -> bytes:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(name, flags, dir_fd=directory), "rb") as file:
+            return file.read()
 
 
 def _ignored(site: Site) -> Iterator[tuple[Any, ...]]:

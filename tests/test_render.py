@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from primary_backup.cli import main
 from primary_backup.conf import Conntrackd, read_conntrackd
 from primary_backup.plan import Mode
-from primary_backup.render import EXAMPLE, Existing, render, write
+from primary_backup.render import EXAMPLE, Existing, Linked, render, write
 from primary_backup.site import MODES, WIRINGS, read_site
 from tests.fake.node import Node
 
@@ -276,17 +279,150 @@ def test_what_is_there_is_compared_byte_by_byte(
     assert capsys.readouterr().err == f"ftfw-transition: {mine} {there}\n"
 
 
-def test_a_link_that_leads_nowhere_is_seen_before_anything_is_written(tmp_path: Path) -> None:
-    """What it is meant to lead to is not ours to make."""
-    link = tmp_path / "tmpfiles.d/ftfw-transition.conf"
-    link.parent.mkdir()
-    link.symlink_to(tmp_path / "elsewhere")
+REMOVE = "remove it, or name another --output"
+ITSELF = "name the directory itself"
 
-    with pytest.raises(Existing, match=re.escape(str(link))):
-        write(render(SITE, "fw-1"), str(tmp_path))
 
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    assert link.is_symlink()
+@pytest.mark.parametrize("made_by", ["link", "link/", "link/.", ".//link"])
+def test_a_directory_that_is_a_link_is_not_written_to(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    made_by: str,
+) -> None:
+    """Who has made the link decides where root's files go, and may change it at any time."""
+    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+
+    assert command(monkeypatch, "--site", EXAMPLE, "--node", "fw-1", "--output", made_by) == 1
+
+    line = f"ftfw-transition: link is a symbolic link: {ITSELF}\n"
+    assert capsys.readouterr().err == line
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "keepalived",
+        "systemd",
+        "systemd/keepalived.service.d",
+        "conntrackd/conntrackd.conf",
+        "tmpfiles.d/ftfw-transition.conf",
+    ],
+)
+@pytest.mark.parametrize("target", ["a directory", "the same file", "nowhere"])
+def test_a_link_below_the_directory_is_not_written_to(
+    *,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    path: str,
+    target: str,
+) -> None:
+    """Neither for a directory nor for a file: one line names it, and nothing at all is written."""
+    elsewhere, output = tmp_path / "elsewhere", tmp_path / "output"
+    (output / path).parent.mkdir(parents=True)
+    (output / path).symlink_to(elsewhere)
+    if target == "a directory":
+        elsewhere.mkdir()
+    elif target == "the same file":
+        elsewhere.write_text(render(SITE, "fw-1").get(path, ""))
+
+    assert command(monkeypatch, "--site", EXAMPLE, "--node", "fw-1", "--output", str(output)) == 1
+
+    line = f"ftfw-transition: {output / path} is a symbolic link: {REMOVE}\n"
+    assert capsys.readouterr().err == line
+    assert [each for each in output.rglob("*") if each.is_file() and not each.is_symlink()] == []
+    assert target != "a directory" or list(elsewhere.iterdir()) == []
+
+
+def test_a_link_above_the_directory_is_followed(tmp_path: Path) -> None:
+    """As /var/run is one: what was named is below it."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+
+    write(render(SITE, "fw-1"), str(tmp_path / "link/new/output"))
+
+    assert held(tmp_path / "real/new/output") == render(SITE, "fw-1")
+
+
+class Overtaken(dict[str, str]):
+    """Files to write, and what another user does once all of them have been looked for."""
+
+    def __init__(self, files: dict[str, str], then: Callable[[], object]) -> None:
+        super().__init__(files)
+        self._then = then
+
+    def items(self) -> Iterator[tuple[str, str]]:  # type: ignore[override]
+        yield from super().items()
+        self._then()
+
+
+def test_a_link_that_is_made_after_the_check_is_not_followed(tmp_path: Path) -> None:
+    """A directory was missing, or was there and empty: in its place is a link by now."""
+    for was_there in (False, True):
+        output, elsewhere = tmp_path / f"output-{was_there}", tmp_path / f"elsewhere-{was_there}"
+        output.mkdir()
+        elsewhere.mkdir()
+        if was_there:
+            (output / "keepalived").mkdir()
+
+        def swap(output: Path = output, elsewhere: Path = elsewhere) -> None:
+            if (output / "keepalived").exists():
+                (output / "keepalived").rename(output / "moved")
+            (output / "keepalived").symlink_to(elsewhere)
+
+        files = Overtaken(render(SITE, "fw-1"), swap)
+        with contextlib.nullcontext() if was_there else pytest.raises(Linked):
+            write(files, str(output))
+
+        assert list(elsewhere.iterdir()) == []
+        left = [each for each in output.rglob("*") if each.is_file()]
+        # Into the one that was checked, wherever it is now; or not at all.
+        assert bool(left) == (output / "moved/keepalived.conf").exists() == was_there
+
+
+def test_a_file_that_is_made_after_the_check_is_not_touched(tmp_path: Path) -> None:
+    """Nor is what a link leads to that was made there; what was written before it is removed."""
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    output = tmp_path / "output"
+    (output / "sysctl.d").mkdir(parents=True)
+
+    files = Overtaken(
+        render(SITE, "fw-1"), lambda: (output / "sysctl.d/ftfw.conf").symlink_to(mine)
+    )
+    with pytest.raises(Linked, match=r"sysctl\.d/ftfw\.conf"):
+        write(files, str(output))
+
+    assert mine.read_text() == "mine"
+    assert [each for each in output.rglob("*") if not each.is_dir()] == [
+        output / "sysctl.d/ftfw.conf"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["directory", "file", "fifo"])
+def test_what_is_neither_file_nor_directory_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """A FIFO is not waited for, and the line names what is in the way."""
+    path = tmp_path / ("keepalived" if kind == "file" else "keepalived/keepalived.conf")
+    path.parent.mkdir(exist_ok=True)
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "file":
+        path.touch()
+    else:
+        os.mkfifo(path)
+
+    assert command(monkeypatch, "--site", EXAMPLE, "--node", "fw-1", "--output", str(tmp_path)) == 1
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ftfw-transition: {path}")
+    assert [each for each in tmp_path.rglob("*") if each.is_file() and each != path] == []
 
 
 def test_a_full_disk_leaves_no_part(node: Node, tmp_path: Path) -> None:
