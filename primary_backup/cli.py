@@ -264,9 +264,15 @@ def _echo(*lines: str, err: bool = False) -> None:
     ``render`` reads its own example.
     """
     stream = sys.stderr if err else sys.stdout
-    if stream is not None:  # None where the caller has closed it
+    if stream is None:  # the caller has closed it
+        return
+    try:
         stream.buffer.write("".join(f"{printable(line)}\n" for line in lines).encode())
         stream.buffer.flush()
+    except OSError:
+        # Python would try once more at its end, and exit with 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise
 
 
 def _complain(*lines: str) -> None:
@@ -278,8 +284,6 @@ def _print(*lines: str) -> None:
     try:
         _echo(*lines)
     except OSError as error:
-        # Python would try once more at its end, with a traceback of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(f"standard output: {error.strerror}")
 
 

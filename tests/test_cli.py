@@ -1157,6 +1157,21 @@ def test_a_signal_ends_the_wait_for_the_lock(node: Node) -> None:
     assert primary.wait().code == 0
 
 
+@pytest.mark.parametrize("full", ["stdout", "stderr"])
+@pytest.mark.parametrize(
+    ("words", "code"), [(("primary", "--json"), 0), (("backup",), 1), (("bogus",), 2)]
+)
+def test_a_full_disk_behind_an_output_changes_no_exit_status(
+    node: Node, words: tuple[str, ...], code: int, full: str
+) -> None:
+    """A script goes by the outcome of the transition, not by that of printing it."""
+    node.on("-s", "[ ! -e $world/refuses ] || refuse no")
+    if words == ("backup",):
+        node.tell("refuses")
+    with open("/dev/full", "wb") as file:
+        assert node.start(*words, **{full: file}).wait().code == code
+
+
 # -- on a terminal ------------------------------------------------------------------------------
 
 

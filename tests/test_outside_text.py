@@ -43,10 +43,10 @@ def lock_file(node: Node) -> bytes:
     return name
 
 
-@pytest.mark.parametrize("word", ["MASTER", "BACKUP", "FAULT", "STOP"])
-def test_a_name_of_notify_is_recorded(node: Node, word: str) -> None:
+@pytest.mark.parametrize("state", ["MASTER", "BACKUP", "FAULT", "STOP"])
+def test_a_name_of_notify_is_recorded(node: Node, state: str) -> None:
     """The transition ends as with any other name, and the record says which one it was."""
-    ended = node.run("notify", NAME, word, "--json")
+    ended = node.run("notify", NAME, state, "--json")
     assert ended.code == 0
     assert is_clean(node, ended)
     assert r"G\udcff\n" in json.loads(ended.out)["cause"]
@@ -108,7 +108,7 @@ def test_a_path_of_an_option_is_printable(
 
 
 def test_a_path_of_an_option_is_one_line(node: Node) -> None:
-    """It is the first line of the conntrackd.conf that is kept: no second one is of anybody's."""
+    """It begins the conntrackd.conf that is kept, as a comment: a second line were a setting."""
     ended = node.run("--config", f"{node.config}\nGeneral {{ }}", "primary")
     assert (ended.code, len(ended.lines)) == (2, 1)
     assert node.calls == []
