@@ -74,6 +74,7 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
 )  # fmt: skip
 @click.option(
     "--keepalived", metavar="PATH", callback=_absolute, show_envvar=True,
+    envvar="FTFW_TRANSITION_KEEPALIVED",
     default=installed_keepalived, show_default=", else ".join(KEEPALIVED),
     help="The installed keepalived: no process that runs another program is asked for its state.",
 )  # fmt: skip

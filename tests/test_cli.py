@@ -151,7 +151,7 @@ def test_a_usage_error_says_what_was_expected_there(
     assert ("expected one of" in line) == ("expected one of" in advice)
 
 
-@pytest.mark.parametrize("variable", ["CONFIG", "CONNTRACKD", "RUN_DIR"])
+@pytest.mark.parametrize("variable", ["CONFIG", "CONNTRACKD", "KEEPALIVED", "RUN_DIR"])
 def test_a_relative_path_in_the_environment_is_refused_too(node: Node, variable: str) -> None:
     """An option and its variable are the same door."""
     ended = node.spawn([str(HOOK), "primary"], {f"FTFW_TRANSITION_{variable}": "relative"}).wait()
@@ -210,7 +210,7 @@ def test_a_variable_reaches_the_documented_global_options_alone(
     monkeypatch.undo()
     assert reached == {
         ("ftfw-transition", option): {f"FTFW_TRANSITION_{option.upper()}"}
-        for option in ("config", "conntrackd", "run_dir", "log_level")
+        for option in ("config", "conntrackd", "keepalived", "run_dir", "log_level")
     }
 
 
