@@ -4,8 +4,12 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=CI$(comma)FTFW_T
 PYTHON := .venv/bin/python
 # The tests wait more than they work, but a machine that is too busy tells of itself alone.
 PARALLEL := --numprocesses=2
+# A lock has the hashes of all files of a release, so that it serves every Python and processor.
+COMPILE := CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/pip-compile --quiet --upgrade \
+    --generate-hashes --allow-unsafe --no-build-isolation \
+    --strip-extras --annotation-style=line --no-emit-options
 
-.PHONY: demo test machines deb lint bench
+.PHONY: demo test machines deb lint bench lock
 
 demo:
 	$(SUDO) tests/lab/prepare .venv
@@ -33,3 +37,13 @@ lint:
 bench:
 	$(SUDO) tests/lab/prepare .venv
 	$(SUDO) $(PYTHON) -m tests.lab.bench
+
+# Run on Debian 12: what its Python needs and newer ones do not would be missing from the lock.
+lock:
+	$(SUDO) tests/lab/prepare
+	python3 -m venv --clear .venv-lock
+	.venv-lock/bin/pip install --quiet --require-hashes --requirement tests/pip-tools.lock
+	$(COMPILE) --extra=test --extra=lint --output-file=tests/venv.lock pyproject.toml
+	$(COMPILE) --extra=test --constraint=tests/oldest.txt \
+	    --output-file=tests/venv-oldest.lock pyproject.toml
+	echo pip-tools | $(COMPILE) --output-file=tests/pip-tools.lock -
