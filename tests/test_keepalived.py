@@ -442,7 +442,7 @@ def start_as(place: Place, *setpriv: str, path: Path) -> subprocess.Popen[str]:
     return process
 
 
-NOBODY = ("--reuid", "65534", "--regid", "65534", "--clear-groups")
+USER = ("--reuid", "65534", "--regid", "65534", "--clear-groups")
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o711])
@@ -456,7 +456,7 @@ def test_a_process_of_another_user_is_neither_asked_nor_counted(
     assert sleep is not None
     path = Path(shutil.copy(sleep, tmp_path / "keepalived"))
     path.chmod(mode)
-    processes = [start_as(place, *NOBODY, path=path) for _ in range(30)]
+    processes = [start_as(place, *USER, path=path) for _ in range(30)]
 
     with pytest.raises(NotRunning):
         place.asked()

@@ -101,7 +101,7 @@ def test_one_that_is_stopped_is_known() -> None:
 
 # -- who is the daemon of this node -------------------------------------------------------------
 
-NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--")
+USER = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--")
 
 
 @pytest.fixture
@@ -143,9 +143,11 @@ def test_a_daemon_is_known_by_its_file(installed: Path) -> None:
 @pytest.mark.parametrize(
     "user",
     [
-        pytest.param(NOBODY, id="nobody"),
-        pytest.param(("setpriv", "--ruid", "65534", "--"), id="started by nobody, set-user-ID"),
-        pytest.param(("setpriv", "--euid", "65534", "--"), id="effectively nobody"),
+        pytest.param(USER, id="another user"),
+        pytest.param(
+            ("setpriv", "--ruid", "65534", "--"), id="started by another user, set-user-ID"
+        ),
+        pytest.param(("setpriv", "--euid", "65534", "--"), id="effectively another user"),
     ],
 )
 @pytest.mark.parametrize("mode", [0o755, 0o711])

@@ -181,6 +181,7 @@ def lock_file(firewall: Firewall) -> str:
 def test_a_user_who_squats_on_keepalived_s_dump_turns_no_guard_off(lab: Lab) -> None:
     """Where keepalived has no TMPDIR of its own, its dump is in /tmp: the master stays unpurged."""
     pair = covered(lab)
+    pair.fw1.run("rm", "-f", f"{DUMPS}/keepalived.json")  # of an earlier question
     pair.fw1.run("chmod", "1777", DUMPS)
     pair.fw1.run(*USER, "mkdir", f"{DUMPS}/keepalived.json")
 
@@ -352,7 +353,7 @@ def test_a_user_who_listens_in_place_of_conntrackd_is_not_asked(lab: Lab) -> Non
     firewall = lab(conntrackd={"Path /var/run/conntrackd.ctl": f"Path {path}"}).fw1
     share(firewall)
     squatter = firewall.start(*USER, "python3", "-c", SQUAT, path)
-    firewall.until(lambda: "listening" in firewall.output(squatter), what="somebody else listens")
+    firewall.until(lambda: "listening" in firewall.output(squatter), what="another user listens")
 
     event = become(firewall, "primary")
 
