@@ -24,6 +24,9 @@ MEASURED = pytest.StashKey[list[str]]()
 WITNESS = pytest.StashKey[Machines | Machine]()
 """Whom a failed test's report asks."""
 FAILED = pytest.StashKey[bool]()
+_OTHERS = "conntrackd keepalived"
+UNITS_OF_OTHERS = f"{{ systemctl cat {_OTHERS}; systemctl show -p DropInPaths {_OTHERS}; }}"
+"""Prints the units that are not ours, with their drop-ins."""
 IGNORED = shutil.ignore_patterns(".*", "dist", "__pycache__", "*.egg-info")
 
 Checkout = Callable[[str], Path]
@@ -194,6 +197,7 @@ def installed(
             machine.plug(device, wall, device)
             machine.ip(f"address add {address} dev {device}")
         machine.up()
+        machine.shell(f"{UNITS_OF_OTHERS} >units-before")
         machine.shell(f"apt-get install -y ./{package.name}")
         yield machine
 

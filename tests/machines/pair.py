@@ -24,15 +24,24 @@ def commands(wiring: Wiring) -> list[str]:
 
     Whoever wires hooks says so in the site file, and has no follower to start.
     """
-    _, _, section = (ROOT / "README.md").read_text().partition(f"\n## {SECTION}\n")
-    section, _, _ = section.partition("\n## ")
-    lines = re.findall(r"^ {4}(\S.*)$", section, re.MULTILINE)
+    lines = re.findall(r"^ {4}(\S.*)$", _section(), re.MULTILINE)
     assert lines, f"the README has no commands under {SECTION!r}"
     if wiring == "hooks":
         lines = [re.sub(r"^(systemctl .*?) ftfw-transition\b", r"\1", line) for line in lines]
         example = next(n for n, line in enumerate(lines) if line.endswith(">site.toml"))
         lines.insert(example + 1, """sed -i 's/^wiring = "fifo"/wiring = "hooks"/' site.toml""")
     return lines
+
+
+def removal() -> str:
+    """What an operator types to be rid of the drop-ins: the README's line, in its section."""
+    (line,) = re.findall(r"^`(rm /etc/systemd/.*)`$", _section(), re.MULTILINE)
+    return str(line)
+
+
+def _section() -> str:
+    _, _, section = (ROOT / "README.md").read_text().partition(f"\n## {SECTION}\n")
+    return section.partition("\n## ")[0]
 
 
 class Live(NamedTuple):
@@ -157,8 +166,13 @@ class Machines(Pair):
         machine.power_off()
         other.cut("eth2")
 
+    def shut_down(self, machine: Machine) -> None:
+        """Let a machine end in order, as for a reboot, and then be without power."""
+        machine.shut_down()
+        self.power_off(machine)
+
     def switch_on(self, dead: Machine) -> Machine:
-        """Give a machine that was powered off its power again: its disk is as it was left.
+        """Give a machine that is off its power again: its disk is as it was left.
 
         A new one stands for it, with cables of its own.
         """

@@ -12,7 +12,7 @@ from tests.lab.firewall import ONE_MORE
 from tests.lab.node import stays
 
 from .machine import Machine
-from .pair import ALL_ALIVE, Live, Machines
+from .pair import ALL_ALIVE, Live, Machines, removal
 
 # What the operator's own commands have put there, and what daemons and apt keep for themselves.
 OF_OTHERS = (
@@ -21,11 +21,15 @@ OF_OTHERS = (
     "/etc/keepalived/keepalived.conf",
     "/etc/modules-load.d/ftfw.conf",
     "/etc/sysctl.d/ftfw.conf",
+    "/etc/systemd/system/conntrackd.service.d",
+    "/etc/systemd/system/keepalived.service.d",
     "/etc/systemd/system/sysinit.target.wants/nftables.service",
     "/etc/iproute2",  # keepalived's
     "/tmp/keepalived.json",  # keepalived's, of whose state somebody has asked
     "/var/lib/apt/",
     "/var/lib/systemd/",
+    "/tmp/systemd-private-",  # of each unit with PrivateTmp=, conntrackd's among them
+    "/var/tmp/systemd-private-",
 )
 HOOKS = "/usr/share/doc/ftfw-transition/examples/keepalived/keepalived-hooks.conf"
 UNITS = ("nftables", "conntrackd", "ftfw-transition", "keepalived")
@@ -341,9 +345,13 @@ def test_a_package_that_is_removed_leaves_nothing_running_and_purged_nothing_beh
     assert primary.show("ftfw-transition", "LoadState") == "not-found"
     assert primary.show("ftfw-transition", "ActiveState") == "inactive"
     assert [primary.main_pid(unit) for unit in daemons] == before
-    assert [primary.show(unit, "DropInPaths") for unit in daemons] == ["", ""]
     assert [primary.show(unit, "NeedDaemonReload") for unit in daemons] == ["no", "no"]
     assert live.alive() == ALL_ALIVE
+
+    primary.shell(removal())
+
+    assert [primary.main_pid(unit) for unit in daemons] == before
+    assert [primary.show(unit, "DropInPaths") for unit in daemons] == ["", ""]
 
     primary.shell("apt-get purge -y ftfw-transition")
 

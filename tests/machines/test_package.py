@@ -10,18 +10,21 @@ import pytest
 
 from tests.lab.node import ENVIRONMENT
 
+from .conftest import UNITS_OF_OTHERS
 from .machine import Machine
 from .pair import ROOT
 
 EXAMPLES = "/usr/share/doc/ftfw-transition/examples"
 BASH_COMPLETION = "/usr/share/bash-completion/completions/ftfw-transition"
-OWN_UNIT = "/etc/systemd/system/conntrackd.service"
+SYSTEM = "/etc/systemd/system"
+OWN_UNIT = f"{SYSTEM}/conntrackd.service"
+DROP_IN = f"cp -r {EXAMPLES}/systemd/conntrackd.service.d {SYSTEM}\nsystemctl daemon-reload"
 
 # Files of conntrackd's that an operator may have; each begins with Debian's own.
 AS_INSTALLED = ""
 WITHOUT_A_SOCKET = "sed -i '/UNIX {/,/}/d' /etc/conntrackd/conntrackd.conf"
 ELSEWHERE = f"""mv /etc/conntrackd/conntrackd.conf /etc/conntrackd/site.conf
-mkdir {OWN_UNIT}.d
+mkdir -p {OWN_UNIT}.d
 cat >{OWN_UNIT}.d/site.conf <<.
 [Service]
 ExecStart=
@@ -85,9 +88,8 @@ def comes_back(machine: Machine, harm: str) -> None:
 
 @on_both
 def test_an_installation_neither_enables_nor_starts_the_follower(machine: Machine) -> None:
-    """Nor does a keepalived with the drop-in that is started after it."""
+    """Nor does a keepalived that is started after it."""
     assert is_at_rest(machine)
-    assert machine.show("keepalived", "DropInPaths").endswith("/ftfw-transition.conf")
 
     machine.shell(f"cp {EXAMPLES}/keepalived/keepalived.conf /etc/keepalived/")
     machine.shell("systemctl restart keepalived")
@@ -99,13 +101,25 @@ def test_an_installation_neither_enables_nor_starts_the_follower(machine: Machin
 
 
 @on_both
+def test_an_installation_changes_no_unit_of_others(machine: Machine) -> None:
+    """conntrackd and keepalived run as their own packages have it, until drop-ins are copied."""
+    assert "Conntrack Daemon" in machine.shell("cat units-before")
+    assert machine.shell(f"{UNITS_OF_OTHERS} | diff units-before -") == ""
+
+
+@on_both
 def test_what_a_hook_has_started_outlives_keepalived(machine: Machine) -> None:
     """Such as a conntrackd; the hook itself keepalived ends, whatever the unit says."""
     machine.shell(
+        "ftfw-transition render --example >site.toml\n"
+        "sed -i '/^wiring/s/fifo/hooks/' site.toml\n"
+        "ftfw-transition render --site site.toml --node fw-1 --output pair\n"
+        f"cp -r pair/systemd/keepalived.service.d {SYSTEM}\n"
+        "systemctl daemon-reload\n"
         "printf '#!/bin/sh\\nsetsid --fork sleep 60\\n' >/usr/local/sbin/hook\n"
         "chmod 755 /usr/local/sbin/hook\n"
         "sed 's,/usr/bin/ftfw-transition backup,/usr/local/sbin/hook,' "
-        f"{EXAMPLES}/keepalived/keepalived-hooks.conf >/etc/keepalived/keepalived.conf\n"
+        "pair/keepalived/keepalived.conf >/etc/keepalived/keepalived.conf\n"
         "systemctl restart keepalived"
     )
     find = ("pgrep", "--exact", "sleep")
@@ -114,7 +128,8 @@ def test_what_a_hook_has_started_outlives_keepalived(machine: Machine) -> None:
     machine.shell("systemctl stop keepalived")
 
     assert machine.run(*find).stdout == started
-    machine.shell(f"kill {started}")
+    assert is_at_rest(machine)
+    machine.shell(f"kill {started}\nrm -r {SYSTEM}/keepalived.service.d\nsystemctl daemon-reload")
 
 
 @on_both
@@ -123,8 +138,8 @@ def test_the_drop_in_keeps_no_conntrackd_from_being_restarted(
     conntrackd: Machine, configure: str
 ) -> None:
     """Whatever configuration it runs with, one that ftfw-transition cannot read included."""
-    conntrackd.shell(f"{configure}\nsystemctl start conntrackd")
-    assert conntrackd.show("conntrackd", "DropInPaths").startswith("/usr/lib/systemd/system/")
+    conntrackd.shell(f"{DROP_IN}\n{configure}\nsystemctl start conntrackd")
+    assert "/ftfw-transition.conf" in conntrackd.show("conntrackd", "DropInPaths")
 
     comes_back(conntrackd, "systemctl restart conntrackd")
 
@@ -135,7 +150,7 @@ def test_the_drop_in_keeps_no_conntrackd_from_being_restarted(
 @whatever_it_reads
 def test_a_conntrackd_that_is_killed_comes_back(conntrackd: Machine, configure: str) -> None:
     """Although its lock file is left, which makes it refuse to start."""
-    conntrackd.shell(f"{configure}\nsystemctl start conntrackd")
+    conntrackd.shell(f"{DROP_IN}\n{configure}\nsystemctl start conntrackd")
 
     comes_back(conntrackd, "systemctl kill --signal=KILL conntrackd")
 
@@ -147,19 +162,16 @@ def test_the_whole_unit_of_conntrackd_does_what_its_drop_in_does(conntrackd: Mac
     """For a system that has none: killed it is started again, stopped it leaves nothing."""
 
     def left() -> str:
-        return conntrackd.shell("find /run/conntrackd.ctl /run/lock/conntrack.lock || true")
+        return conntrackd.shell("find /run -name conntrackd.ctl -o -name conntrack.lock")
 
     conntrackd.shell(
         f"cp {EXAMPLES}/conntrackd/conntrackd.conf /etc/conntrackd/\n"
         f"cp {EXAMPLES}/systemd/conntrackd.service {OWN_UNIT}\n"
-        # A drop-in of this name in /etc stands for the one in /usr/lib: none is there.
-        f"mkdir {OWN_UNIT}.d\n"
-        f"ln -s /dev/null {OWN_UNIT}.d/ftfw-transition.conf\n"
         "systemctl daemon-reload\n"
         "systemctl start conntrackd"
     )
     assert conntrackd.show("conntrackd", "FragmentPath") == OWN_UNIT
-    assert "/usr/lib" not in conntrackd.show("conntrackd", "DropInPaths")
+    assert conntrackd.show("conntrackd", "DropInPaths") == ""
     assert len(left().splitlines()) == 2
 
     comes_back(conntrackd, "systemctl kill --signal=KILL conntrackd")
