@@ -32,6 +32,21 @@ ExecStart=/usr/sbin/conntrackd -C /etc/conntrackd/site.conf
 .
 systemctl daemon-reload"""
 
+# What a process of conntrackd's unit that is not conntrackd might try: it names what succeeds.
+PROBE = """#!/bin/sh
+{
+touch /etc/probe && echo writes a configuration
+touch /run/systemd/system/probe.service && echo writes a unit
+touch /run/ftfw-transition/probe && echo writes for the follower
+systemd-run --wait true && echo has systemd start a program
+busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 \\
+    org.freedesktop.systemd1.Manager Reload && echo gives systemd orders
+head -c 1 /proc/1/environ && echo reads of other processes
+unshare --mount true && echo makes a namespace
+} >/run/conntrackd/probe
+exit 0
+"""
+
 on_both = pytest.mark.parametrize(
     "installed", ["bookworm", "trixie"], indirect=True, scope="module"
 )
@@ -180,6 +195,23 @@ def test_the_whole_unit_of_conntrackd_does_what_its_drop_in_does(conntrackd: Mac
     conntrackd.shell("systemctl stop conntrackd")
     assert conntrackd.show("conntrackd", "Result") == "success"
     assert left() == ""
+
+
+@on_both
+def test_what_takes_conntrackd_over_stays_within_its_unit(conntrackd: Machine) -> None:
+    """It neither writes a unit, nor has systemd start one, nor writes what the follower reads."""
+    probe = conntrackd.path("/usr/local/bin/probe")
+    probe.write_text(PROBE)
+    probe.chmod(0o755)
+    conntrackd.shell(
+        f"{DROP_IN}\n"
+        f"printf '[Service]\\nExecStartPost=/usr/local/bin/probe\\n' >{OWN_UNIT}.d/probe.conf\n"
+        "systemctl daemon-reload\n"
+        "systemctl start conntrackd"
+    )
+
+    assert conntrackd.shell("cat /run/conntrackd/probe") == ""
+    conntrackd.shell("rm /usr/local/bin/probe /run/conntrackd/probe")
 
 
 @on_both
