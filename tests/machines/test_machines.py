@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ OF_OTHERS = (
     "/etc/systemd/system/keepalived.service.d",
     "/etc/systemd/system/sysinit.target.wants/nftables.service",
     "/etc/iproute2",  # keepalived's
-    "/tmp/keepalived.json",  # keepalived's, of whose state somebody has asked
     "/var/lib/apt/",
     "/var/lib/systemd/",
     "/tmp/systemd-private-",  # of each unit with PrivateTmp=, conntrackd's among them
@@ -38,6 +38,7 @@ SYNC_PORT = "dport=3780"
 EXPOSURE_TENTHS = {"ftfw-transition": 20, "conntrackd": 30}
 """systemd-analyze's measure. Of the follower's, most is SYS_PTRACE and root; of conntrackd's,
 NET_ADMIN, SYS_NICE, the peer's network and root."""
+UNPRIVILEGED = "setpriv --reuid 65534 --regid 65534 --clear-groups"
 
 on_both = pytest.mark.parametrize("kept", ["bookworm", "trixie"], indirect=True, scope="module")
 with_hooks = pytest.mark.parametrize(
@@ -77,6 +78,17 @@ def fails_over(pair: Machines, harm: Callable[[Machine], object]) -> tuple[Machi
     assert record["outcome"] == "ok"
     assert live.alive() == ALL_ALIVE
     return primary, backup, live
+
+
+def shuts_down(pair: Machines, machine: Machine) -> None:
+    """Have a machine end in order, with a keepalived that takes a second before it begins to."""
+    slow = "/run/systemd/system/keepalived.service.d"
+    machine.shell(
+        f"mkdir {slow}\n"
+        f"printf '[Service]\\nExecStop=/bin/sleep 1\\n' >{slow}/slow.conf\n"
+        "systemctl daemon-reload"
+    )
+    pair.shut_down(machine)
 
 
 def own_entries(machine: Machine) -> list[str]:
@@ -168,6 +180,45 @@ def test_connections_outlive_a_primary_that_loses_its_power(pair: Machines) -> N
     assert is_strict(machine)
     assert own_entries(machine) == []
     assert live.finish() == ALL_ALIVE
+
+
+@on_each
+def test_connections_outlive_a_primary_that_is_rebooted(pair: Machines) -> None:
+    """keepalived has given the addresses away before the ruleset is flushed, however slowly."""
+    primary, backup, live = fails_over(pair, partial(shuts_down, pair))
+
+    machine = pair.switch_on(primary)
+
+    assert pair.settled() == (backup, machine)
+    assert live.finish() == ALL_ALIVE
+
+
+@on_both
+def test_a_follower_that_is_not_enabled_is_started_with_keepalived(pair: Machines) -> None:
+    """A reboot never leaves a FIFO without a reader, in which every notification is lost."""
+    primary, backup = pair.settled()
+    backup.shell("systemctl disable ftfw-transition")
+    assert backup.show("ftfw-transition", "ActiveState") == "active"
+
+    pair.shut_down(backup)
+    machine = pair.switch_on(backup)
+
+    assert machine.show("ftfw-transition", "ActiveState") == "active"
+    assert machine.show("ftfw-transition", "UnitFileState") == "disabled"
+    assert pair.settled() == (primary, machine)
+    machine.shell("systemctl enable ftfw-transition")
+
+
+@with_hooks
+def test_connections_outlive_a_reboot_that_no_follower_sees(pair: Machines) -> None:
+    """Where hooks do it, keepalived starts no follower either."""
+    primary, backup, live = fails_over(pair, partial(shuts_down, pair))
+
+    machine = pair.switch_on(primary)
+
+    assert pair.settled() == (backup, machine)
+    assert live.finish() == ALL_ALIVE
+    assert machine.show("ftfw-transition", "ActiveState") == "inactive"
 
 
 @with_hooks
@@ -334,6 +385,24 @@ def test_little_is_left_of_what_a_unit_exposes(
         exposure = machine.shell(f"{analyze} | tail -n 1").strip()
         measured.append(f"{machine.disk.tree.name}: {exposure}")
         machine.shell(f"{analyze} --threshold={EXPOSURE_TENTHS[unit]}")
+
+
+@on_both
+def test_a_local_user_keeps_no_keepalived_from_answering(pair: Machines) -> None:
+    """keepalived's state lies in a directory of root's, not where others may be first."""
+    for machine in pair.settled():
+        machine.shell(f"rm -f /tmp/keepalived.json\n{UNPRIVILEGED} mkdir /tmp/keepalived.json")
+        before = len(machine.events("keepalived.asked"))
+
+        machine.shell("systemctl restart ftfw-transition")
+
+        asked = machine.until(
+            lambda: machine.events("keepalived.asked")[before:],  # noqa: B023
+            10, "has asked keepalived",
+        )  # fmt: skip
+        assert asked[-1]["outcome"] == "ok"
+        assert machine.shell("ls -A /tmp/keepalived.json; rmdir /tmp/keepalived.json") == ""
+    pair.settled()
 
 
 @on_both
