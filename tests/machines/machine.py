@@ -227,7 +227,7 @@ class Machine(Firewall):
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """The events in the journal, by the very line of the README."""
-        lines = self.shell("journalctl -t ftfw-transition -o cat | jq -c .").splitlines()
+        lines = self.shell("journalctl _UID=0 -t ftfw-transition -o cat | jq -c .").splitlines()
         events = [json.loads(line) for line in lines]
         return [event for event in events if name in (None, event["message"])]
 

@@ -406,6 +406,20 @@ def test_a_local_user_keeps_no_keepalived_from_answering(pair: Machines) -> None
 
 
 @on_both
+def test_what_a_local_user_logs_is_not_shown_by_the_line_of_the_readme(pair: Machines) -> None:
+    """Any user may log under any name; the README's line shows root's events alone."""
+    line = """-t ftfw-transition '{"message": "forged", "outcome": "ok"}'"""
+    for machine in pair.both:
+        machine.shell(f"{UNPRIVILEGED} logger {line}")
+        machine.until(
+            lambda: "forged" in machine.shell("journalctl -t ftfw-transition -o cat"),  # noqa: B023
+            10, "has it in its journal",
+        )  # fmt: skip
+        assert machine.events("forged") == []
+        assert machine.events("transition.finished")
+
+
+@on_both
 def test_a_package_that_is_removed_leaves_nothing_running_and_purged_nothing_behind(
     last_pair: Machines,
 ) -> None:
