@@ -34,7 +34,9 @@ class _Mark(NamedTuple):
         """The lines since then."""
         try:
             with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                file.seek(max(self.size, os.fstat(file.fileno()).st_size - _LONGEST))
+                size = os.fstat(file.fileno()).st_size
+                # One that is shorter than it was has been rotated.
+                file.seek(max(self.size if size >= self.size else 0, size - _LONGEST))
                 return file.read(_LONGEST).decode(errors="replace").splitlines()
         except OSError:
             return []

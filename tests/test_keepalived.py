@@ -22,10 +22,14 @@ from pathlib import Path
 
 import pytest
 
+from primary_backup.fifo import Fifo
+from primary_backup.inbox import Inbox
+from primary_backup.inquiry import Inquiry
 from primary_backup.keepalived import Keepalived, NotRunning, Standing, Unknown
 from primary_backup.notify import Followed
 from primary_backup.plan import State
 from primary_backup.proof import Outcome
+from primary_backup.settings import Settings
 from tests.lab.node import Node, until
 
 GROUP = Followed("GROUP", "G1")
@@ -415,6 +419,28 @@ def test_a_question_ends_when_there_is_something_newer(place: Place) -> None:
         pytest.raises(NewerError),
     ):
         Keepalived(INSTALLED.program, interrupt).objection()
+
+
+def test_a_notification_that_ends_a_question_of_lost_ones_is_a_first_one(
+    place: Place, tmp_path: Path
+) -> None:
+    """What was lost before it may have been a BACKUP: the promotion commits, whatever it finds."""
+    process = place.master()
+    inbox = Inbox(Fifo(str(tmp_path / "notify.fifo")), GROUP)
+    paths = (str(tmp_path / "conf"), str(tmp_path / "client"), str(tmp_path / "run"))
+
+    def master_is_written() -> None:
+        os.write(inbox.fifo.fileno(), b'GROUP "G1" MASTER 0\n')
+
+    inquiry = Inquiry(
+        inbox, GROUP, Settings(*paths, INSTALLED.program), lambda *_: None, master_is_written
+    )
+    with place.network(), place.stopped(process.pid, child(process)):
+        assert not inquiry.ask("the FIFO was full")
+
+    assert inbox.waiting is not None
+    assert inbox.waiting.intent.state is State.PRIMARY
+    assert inbox.waiting.intent.stepped_down
 
 
 def test_a_program_that_does_not_say_its_signal_keeps_no_one_waiting(

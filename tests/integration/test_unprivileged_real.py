@@ -26,6 +26,8 @@ WITHIN = 20
 """Seconds for what takes two or three on a machine with nothing else to do."""
 HEALED = 40
 """Seconds for what an idle follower observes at one of its polls, every 5 s, and sees to."""
+POLLS = 12
+"""Seconds in which it polls twice at least."""
 
 USER = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--")
 NO_PTRACE = ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace", "--")
@@ -245,8 +247,11 @@ def test_a_purge_that_a_foreign_keepalived_deferred_is_asked_once_it_is_gone(lab
         )
         assert f"(pid {pid}) runs {path}" in named_once["reason"]
         assert named_once["outcome"] == "degraded"
-        assert pids_of(pair.fw2, path) == [pid]
         before = ended(pair.fw2)
+        # Until it is gone the purge is not asked for, and nothing is reported again.
+        stays(lambda: ended(pair.fw2) == before, seconds=POLLS, what="asks for no purge")
+        assert pids_of(pair.fw2, path) == [pid]
+        assert pair.fw2.events("keepalived.unasked") == [named_once]
 
     def made_up() -> list[dict[str, Any]]:
         events = pair.fw2.events("transition.finished")[before:]
