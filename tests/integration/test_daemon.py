@@ -19,7 +19,7 @@ from tests.lab.firewall import CONNTRACKD_CONF, Firewall
 from tests.lab.moments import become, in_mid_commit, inserted, replicated, seen_from_here
 from tests.lab.pair import Lab
 
-LOCK = "/var/lock/conntrack.lock"
+LOCK = "/run/conntrackd/conntrack.lock"
 SOCKET = "/var/run/conntrackd.ctl"
 """As in the shipped conntrackd.conf."""
 DIRECT = {"DisableExternalCache Off": "DisableExternalCache On"}

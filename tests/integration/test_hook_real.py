@@ -26,7 +26,7 @@ STATES = ("primary", "backup", "fault")
 STATS_ONLY = """
 General {
     HashSize 16384
-    LockFile /var/lock/conntrack.lock
+    LockFile /run/conntrackd/conntrack.lock
     UNIX { Path /var/run/conntrackd.ctl }
 }
 Stats { LogFile on }

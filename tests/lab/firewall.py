@@ -27,6 +27,7 @@ ONE_MORE = "10.10.0.99"
 _MOUNTS = """
 mount -t tmpfs -o mode=755 lab /run
 mkdir -m 1777 /run/lock
+mkdir -m 755 /run/conntrackd
 for directory in /etc /tmp /usr/bin /var; do
     layer=/run/lab/layers$directory
     mkdir -p "$layer/upper" "$layer/work"
