@@ -84,6 +84,8 @@ class Site(NamedTuple):
     inside: Segment
     link: str
     """The interface of the dedicated link."""
+    port: int
+    """The UDP port of the replication."""
     nodes: tuple[Node, ...]
     forwards: tuple[Forward, ...]
 
@@ -104,6 +106,7 @@ def read_site(text: str) -> Site:
         Segment(**{**said["outside"], "vips": tuple(said["outside"]["vips"])}),
         Segment(**{**said["inside"], "vips": tuple(said["inside"]["vips"])}),
         said["link"]["interface"],
+        said["link"]["port"],
         tuple(
             Node(each["name"], tuple(each["outside"]), tuple(each["inside"]), each["link"])
             for each in said["node"]
@@ -221,6 +224,18 @@ def _whole(least: int, most: int) -> Callable[[Any], Any]:
     return check
 
 
+def _port_of_root(value: Any) -> Any:
+    port = _whole(1, 65535)(value)
+    # Where net.ipv4.ip_local_port_range begins: the kernel lets ip_unprivileged_port_start reach it
+    # and refuses more (EINVAL).
+    if port >= 32768:
+        raise vol.Invalid(
+            f"{port} cannot be kept for root, because the kernel gives ports from 32768 on to every"
+            " program: take one below"
+        )
+    return port
+
+
 _INTERFACE = _parsed(_device, "the name of a network interface that conntrackd can read")
 _ADDRESSES = [_parsed(_with_prefix, "an address with a prefix length, as in 10.10.0.2/24")]
 _SEGMENT = {
@@ -234,7 +249,10 @@ _SCHEMA = vol.Schema(
         vol.Optional("mode", default="ftfw"): _one_of(*MODES),
         vol.Required("outside"): _SEGMENT,
         vol.Required("inside"): _SEGMENT,
-        vol.Required("link"): {vol.Required("interface"): _INTERFACE},
+        vol.Required("link"): {
+            vol.Required("interface"): _INTERFACE,
+            vol.Optional("port", default=3780): _port_of_root,
+        },
         vol.Required("node"): [
             {
                 vol.Required("name"): _parsed(_name, "a host name"),

@@ -159,6 +159,19 @@ def test_a_site_without_ipv6_and_without_ports_has_nothing_of_them() -> None:
     assert "dnat" not in files["nftables/ftfw.nft"]
 
 
+@pytest.mark.parametrize("port", [22, 1023, 1024, 32767])
+def test_the_port_of_the_replication_is_the_same_in_every_file(port: int) -> None:
+    """conntrackd, ruleset and sysctl agree; below 1024 a port is root's without a sysctl."""
+    files = render(SITE._replace(port=port), "fw-1")
+
+    assert f"Port {port} " in files["conntrackd/conntrackd.conf"]
+    assert f"define replication_port = {port} " in files["nftables/ftfw.nft"]
+    sysctl = code(files["sysctl.d/ftfw.conf"])
+    kept = [line for line in sysctl if "ip_unprivileged_port_start" in line]
+    assert kept == ([f"net.ipv4.ip_unprivileged_port_start = {port + 1}"] if port >= 1024 else [])
+    assert "3780" not in "".join(files.values())
+
+
 def code(text: str) -> list[str]:
     """The lines of a file that are no comments."""
     return [line for line in text.splitlines() if not line.lstrip().startswith("#")]
@@ -177,7 +190,7 @@ def test_with_hooks_no_file_knows_a_follower() -> None:
 def test_every_value_of_the_site_is_marked() -> None:
     """Who adapts a shipped file by hand finds what to touch by one word."""
     own, peer = SITE.nodes
-    values = {own.name, str(own.inside4.network), SITE.link}
+    values = {own.name, str(own.inside4.network), SITE.link, str(SITE.port)}
     for node in (own, peer):
         values |= {str(each.ip) for each in (*node.outside, *node.inside, node.link)}
     for side in (SITE.outside, SITE.inside):

@@ -28,7 +28,7 @@ def test_the_example_says_what_it_says() -> None:
     """Every value of the file is where the templates look for it."""
     site = read_site(SITE)
 
-    assert (site.wiring, site.mode, site.link) == ("fifo", "ftfw", "eth2")
+    assert (site.wiring, site.mode, site.link, site.port) == ("fifo", "ftfw", "eth2", 3780)
     assert (site.outside.interface, site.outside.vrid) == ("eth0", 62)
     assert list(map(str, site.outside.vips4)) == ["192.0.2.1"]
     assert list(map(str, site.inside.vips6)) == ["fd00:10::1"]
@@ -40,14 +40,16 @@ def test_the_example_says_what_it_says() -> None:
 
 
 def test_what_is_left_out_is_what_is_recommended() -> None:
-    """A site of IPv4 without forwarded ports says neither wiring nor mode."""
-    text = SITE.replace('wiring = "fifo"', "").replace('mode = "ftfw"', "").split("[[forward]]")[0]
+    """A site of IPv4 without forwarded ports says neither wiring, nor mode, nor port."""
+    text = SITE.partition("# TCP ports")[0]
+    for default in ("port = 3780", 'wiring = "fifo"', 'mode = "ftfw"'):
+        text = text.replace(default, "")
     for address in ("2001:db8:2::1", "fd00:10::1"):
         text = text.replace(f', "{address}"', "")
 
-    site = read_site(text.partition("# TCP ports")[0])
+    site = read_site(text)
 
-    assert (site.wiring, site.mode, site.forwards) == ("fifo", "ftfw", ())
+    assert (site.wiring, site.mode, site.port, site.forwards) == ("fifo", "ftfw", 3780, ())
     assert site.inside.vips6 == ()
 
 
@@ -65,6 +67,9 @@ def test_what_is_left_out_is_what_is_recommended() -> None:
             'interface = "d0"',
             "link.interface: 'd0' is not the name of a network interface that conntrackd can read",
         ),
+        ("port = 3780", "port = 0", "link.port: 0 is no whole number from 1 to 65535"),
+        ("port = 3780", 'port = "3780"', "link.port: '3780' is no whole number from 1 to 65535"),
+        ("port = 3780", "port = 32768", "link.port: 32768 cannot be kept for root, because the"),
         ('name = "fw-2"', 'name = "fw-1"', "node: both are named fw-1"),
         ('name = "fw-2"', 'name = "fw 2"', "node.2.name: 'fw 2' is not a host name"),
         (
