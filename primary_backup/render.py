@@ -43,6 +43,11 @@ def render(site: Site, name: str) -> dict[str, str]:
     number = names.index(name)
     own, peer = site.nodes[number], site.nodes[1 - number]
     priority, reason = _PRIORITIES[number]
+    ignored = list(_ignored(site))
+    nodes = {
+        side: [address for _, address, where in ignored if where == side]
+        for side in ("outside", "inside")
+    }
     values = {
         "site": site,
         "own": own,
@@ -52,14 +57,9 @@ def render(site: Site, name: str) -> dict[str, str]:
         "priority_reason": reason.format(peer.name),
         "advert_seconds": ADVERT_SECONDS,
         "detection_seconds": round((3 + (256 - priority) / 256) * ADVERT_SECONDS, 2),
-        "ignored": list(_ignored(site)),
-        "adverts": [
-            each.ip
-            for side in ("outside", "inside")
-            for node in site.nodes
-            for each in getattr(node, side)
-            if each.version == 4
-        ],
+        "ignored": ignored,
+        "nodes": nodes,
+        "inside_own": [*nodes["inside"], *site.inside.vips],
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

@@ -66,6 +66,11 @@ class Node(NamedTuple):
         """Its IPv4 address on the inside."""
         return next(each for each in self.inside if each.version == 4)
 
+    @property
+    def inside6(self) -> Interface | None:
+        """Its IPv6 address on the inside, where the inside has IPv6."""
+        return next((each for each in self.inside if each.version == 6), None)
+
 
 class Forward(NamedTuple):
     """A TCP port of the first outside virtual address, forwarded to a host on the inside."""

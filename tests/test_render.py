@@ -157,6 +157,7 @@ def test_a_site_without_ipv6_and_without_ports_has_nothing_of_them() -> None:
     assert "virtual_ipaddress_excluded" not in files["keepalived/keepalived.conf"]
     assert "IPv6_address ::1\n            IPv4" in files["conntrackd/conntrackd.conf"]
     assert "dnat" not in files["nftables/ftfw.nft"]
+    assert not re.search("ip6 saddr (?!fe80)|net6|own6", files["nftables/ftfw.nft"])
 
 
 @pytest.mark.parametrize("port", [22, 1023, 1024, 32767])
@@ -190,7 +191,9 @@ def test_with_hooks_no_file_knows_a_follower() -> None:
 def test_every_value_of_the_site_is_marked() -> None:
     """Who adapts a shipped file by hand finds what to touch by one word."""
     own, peer = SITE.nodes
-    values = {own.name, str(own.inside4.network), SITE.link, str(SITE.port)}
+    assert own.inside6 is not None
+    values = {own.name, SITE.link, str(SITE.port)}
+    values |= {str(own.inside4.network), str(own.inside6.network)}
     for node in (own, peer):
         values |= {str(each.ip) for each in (*node.outside, *node.inside, node.link)}
     for side in (SITE.outside, SITE.inside):

@@ -10,6 +10,7 @@ import pytest
 from primary_backup.render import EXAMPLE, render
 from primary_backup.site import MODES, WIRINGS, read_site
 from tests.lab.bench import bulks
+from tests.lab.firewall import RULESET
 from tests.lab.moments import finished
 from tests.lab.pair import Lab, Mode, Wiring
 
@@ -93,6 +94,18 @@ def test_every_interface_that_a_site_may_have_is_one_for_the_programs(
     assert tested.stdout + tested.stderr == ""
 
 
+def test_the_ruleset_loads_again_and_where_protocols_have_no_names(lab: Lab) -> None:
+    """A second load changes nothing, and a small system lacks /etc/protocols (netbase)."""
+    fw1 = lab().fw1
+    fw1.run("rm", "/etc/protocols", "/etc/services")
+    loaded = fw1.run("nft", "list", "ruleset").stdout
+
+    fw1.run("nft", "-c", "-f", RULESET)
+    fw1.run("nft", "-f", RULESET)
+
+    assert fw1.run("nft", "list", "ruleset").stdout == loaded
+
+
 def test_no_bulk_of_entries_moves_a_virtual_address(tmp_path: Path) -> None:
     """keepalived hears the adverts, whatever conntrackd has to do; `make bench` has 20 of them."""
     assert bulks(tmp_path, 3) == 0
@@ -101,7 +114,10 @@ def test_no_bulk_of_entries_moves_a_virtual_address(tmp_path: Path) -> None:
 def test_a_rendered_ruleset_without_ports_and_ipv6_loads(lab: Lab) -> None:
     """nft takes what is left when a site forwards nothing, twice over."""
     pair = lab()
-    ruleset = render(SITE._replace(forwards=()), "fw-1")["nftables/ftfw.nft"]
+    four = [node._replace(outside=node.outside[:1], inside=node.inside[:1]) for node in SITE.nodes]
+    inside = SITE.inside._replace(vips=SITE.inside.vips4)
+    site = SITE._replace(forwards=(), nodes=tuple(four), inside=inside)
+    ruleset = render(site, "fw-1")["nftables/ftfw.nft"]
 
     for _ in range(2):
         pair.fw1.run("nft", "-f", "-", input=ruleset)
