@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -212,6 +213,39 @@ def test_what_takes_conntrackd_over_stays_within_its_unit(conntrackd: Machine) -
 
     assert conntrackd.shell("cat /run/conntrackd/probe") == ""
     conntrackd.shell("rm /usr/local/bin/probe /run/conntrackd/probe")
+
+
+@on_both
+def test_a_conntrackd_that_does_not_start_is_explained_from_the_journal(
+    conntrackd: Machine,
+) -> None:
+    """Where it logs to syslog alone: what it said of this start, and who holds its port."""
+    conntrackd.shell(
+        f"sed 's/LogFile on/Syslog on/' {EXAMPLES}/conntrackd/conntrackd.conf "
+        ">/etc/conntrackd/conntrackd.conf\n"
+        "systemd-run --quiet --unit=holder python3 -c 'import socket, time; "
+        's = socket.socket(type=socket.SOCK_DGRAM); s.bind(("", 3780)); time.sleep(600)\'\n'
+    )
+    conntrackd.until(lambda: conntrackd.shell("ss -Hlun sport = :3780"), 10, "the port is taken")
+
+    event = json.loads(conntrackd.run("ftfw-transition", "primary", "--json", check=False).stdout)
+
+    conntrackd.shell("systemctl stop holder")
+    assert event["outcome"] == "failed"
+    assert "can't open channel socket: Address already in use" in event["reason"]
+    assert "uid 0 holds UDP port 3780" in event["reason"]
+
+
+@on_both
+def test_a_follower_whose_run_directory_was_removed_starts_again(machine: Machine) -> None:
+    """The advice where others could write into it is to remove it."""
+    machine.shell("systemctl start ftfw-transition\nrm -r /run/ftfw-transition")
+
+    machine.shell("systemctl restart ftfw-transition")
+
+    machine.shell("systemctl stop ftfw-transition")
+    left = machine.shell("find /run/ftfw-transition -maxdepth 0 -user root -perm 0700")
+    assert left == "/run/ftfw-transition\n"
 
 
 @on_both
