@@ -259,7 +259,7 @@ def render_command(site: str, node: str, output: str) -> None:
 
 
 def _echo(*lines: str, err: bool = False) -> None:
-    """Write lines to standard output or stderr: the only place that does; raises OSError.
+    """Write lines to standard output or stderr: the only place of ours that does; raises OSError.
 
     In UTF-8, as the log is: a locale without our dashes and arrows costs no traceback, and
     ``render`` reads its own example.

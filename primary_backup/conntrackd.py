@@ -31,6 +31,7 @@ CALL_SECONDS = 5.0
 START_SECONDS = 20.0
 DEFAULT_CONFIG = "/etc/conntrackd/conntrackd.conf"
 _CLIENT_ACTIONS = frozenset("cfFeiksnBRtxhv")
+_NAME = "conntrackd"
 _UNIT = "conntrackd.service"
 _KINDS = {
     stat.S_IFDIR: "directory",
@@ -39,7 +40,7 @@ _KINDS = {
     stat.S_IFSOCK: "socket",
 }
 
-Identity = tuple[int, int, int]
+SocketIdentity = tuple[int, int, int]
 """Device, inode and change time (ns) of the daemon's UNIX socket: a new daemon binds a new one."""
 
 
@@ -86,7 +87,7 @@ class Daemon(NamedTuple):
         self, config: str, options: tuple[str, ...], still_working: Callable[[], bool]
     ) -> bytes:
         socket = self._socket()
-        if socket is not None and not _is_daemons(socket):
+        if socket is not None and not _may_be_daemons(socket):
             raise Unreached(f"uid {socket.st_uid} has put a socket in place of conntrackd's")
         try:
             finished = run(
@@ -131,7 +132,7 @@ class Daemon(NamedTuple):
         """The kernel's counters of the network namespace that the daemon works in: ours."""
         return look()
 
-    def identity(self) -> Identity | None:
+    def identity(self) -> SocketIdentity | None:
         """What tells this daemon from the next one; None while there is no socket."""
         found = self._socket()
         return (found.st_dev, found.st_ino, found.st_ctime_ns) if found is not None else None
@@ -157,7 +158,6 @@ class Daemon(NamedTuple):
             return ""
         self._check_alone(f"the lock {lock_file} stays: ")
         found = self._find_lock()
-        # Without a socket there is none that a second daemon could take away.
         if found is None or not self._is_unreached():
             return ""
         try:
@@ -174,7 +174,7 @@ class Daemon(NamedTuple):
         if self.conf is None or self.conf.socket is None:
             return True  # without one there is none that a second daemon could take away
         found = self._socket()
-        if found is not None and not _is_daemons(found):
+        if found is not None and not _may_be_daemons(found):
             return True
         import socket  # only a dead daemon needs it
 
@@ -200,29 +200,29 @@ class Daemon(NamedTuple):
             )
         return found
 
-    def _check_alone(self, what: str = "") -> None:
+    def _check_alone(self, prefix: str = "") -> None:
         """Raise Unstartable where a daemon runs, or where that cannot be excluded."""
-        found = daemons(self.program)
-        reasons = [
-            f"conntrackd is running (pid {pid}) but does not answer on "
-            f"{self.conf.socket if self.conf else 'its socket'}: stop it, or correct `UNIX "
-            f"{{ Path }}` in {self.config}"
-            for pid in found.installed
-            if not _is_client(pid)
-        ]
-        reasons += [
-            f"conntrackd (pid {each.pid}) runs {each.what}, which is not {self.program}: stop it, "
-            "or name its program with --conntrackd"
-            for each in found.foreign
-            if not _is_client(each.pid)
-        ]
-        reasons += [
-            f"conntrackd (pid {each.pid}) cannot be identified: {each.what}"
-            for each in found.unknown
-            if not _is_client(each.pid)
-        ]
-        if reasons:
-            raise Unstartable(what + reasons[0])
+        found = daemons(self.program, _NAME)
+        socket = self.conf.socket if self.conf is not None else None
+        for pid in found.installed:
+            if not _is_client(pid):
+                raise Unstartable(
+                    f"{prefix}conntrackd is running (pid {pid}) but does not answer on {socket}: "
+                    f"stop it, or correct `UNIX {{ Path }}` in {self.config}"
+                )
+        for each in found.foreign:
+            if not _is_client(each.pid):
+                raise Unstartable(
+                    f"{prefix}conntrackd (pid {each.pid}) runs {each.what}, which is not "
+                    f"{self.program}: stop it, or name its program with --conntrackd"
+                )
+        for each in found.unknown:
+            if not _is_client(each.pid):
+                raise Unstartable(
+                    f"{prefix}conntrackd (pid {each.pid}) cannot be identified: {each.what}"
+                )
+        if found.hidden:
+            raise Unstartable(f"{prefix}conntrackd may be running: {found.hidden}")
 
     def start(self) -> tuple[str, str]:
         """Start the daemon; the command, and what had to be done first. Raises Unstartable."""
@@ -232,7 +232,7 @@ class Daemon(NamedTuple):
         removed = self.unlock()
         unit = self.unit_config()
         by_unit = unit is not None and os.path.realpath(unit) == os.path.realpath(self.config)
-        log = DaemonLog(self.conf, _UNIT if by_unit else None)
+        log = DaemonLog(self.conf, _UNIT if by_unit else None, self._no_progress)
         if by_unit:
             run(
                 "systemctl", "reset-failed", _UNIT,
@@ -300,8 +300,8 @@ def _is_client(pid: int) -> bool:
     return False
 
 
-def _is_daemons(socket: os.stat_result) -> bool:
-    """Whether conntrackd can have made that socket: any user can where any may write."""
+def _may_be_daemons(socket: os.stat_result) -> bool:
+    """Whether conntrackd may have made that socket: where all may write, any user can make one."""
     return socket.st_uid in (0, os.geteuid())
 
 

@@ -292,12 +292,7 @@ class _Invocation:
             return None
         from primary_backup.keepalived import Keepalived  # a promotion needs nothing of it
 
-        return Keepalived(self._settings.keepalived, self._check).objection()
-
-    def _check(self) -> None:
-        why = self._turn.halted()
-        if why is not None:
-            raise Halted(why)
+        return Keepalived(self._settings.keepalived, self._turn.check).objection()
 
     def _compare(self) -> None:
         """Compare a manual promotion with keepalived's state; a follower does so by itself."""
@@ -308,7 +303,7 @@ class _Invocation:
         from primary_backup.keepalived import Keepalived  # after the commit
 
         try:
-            said = Keepalived(self._settings.keepalived, self._check).refutation()
+            said = Keepalived(self._settings.keepalived, self._turn.check).refutation()
         except Halted:
             return  # the promotion has ended, whatever came meanwhile
         if said is not None:

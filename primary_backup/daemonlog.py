@@ -2,13 +2,14 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from primary_backup.conf import Conntrackd
 from primary_backup.run import NotInstalled, run
 
-JOURNAL_SECONDS = 5.0
+JOURNAL_SECONDS = 2.0
+"""journalctl answers in some 10 ms; a promotion has failed by then, and a newer one may wait."""
 _SYSLOG = "/var/log/syslog"
 _IDENTIFIER = "conntrack-tools"
 """What conntrackd calls itself in the system's log (log.c)."""
@@ -33,7 +34,7 @@ class _Mark(NamedTuple):
     def appended(self) -> list[str]:
         """The lines since then."""
         try:
-            with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            with open(self.path, "rb", opener=_without_waiting) as file:
                 size = os.fstat(file.fileno()).st_size
                 # One that is shorter than it was has been rotated.
                 file.seek(max(self.size if size >= self.size else 0, size - _LONGEST))
@@ -45,10 +46,16 @@ class _Mark(NamedTuple):
 class DaemonLog:
     """What a conntrackd logs from now on, wherever its file sends it."""
 
-    def __init__(self, conf: Conntrackd, unit: str | None) -> None:
-        """``unit``: that which systemd starts it by, if it does."""
+    def __init__(
+        self,
+        conf: Conntrackd,
+        unit: str | None,
+        working: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``unit``: that which systemd starts it by, if it does; ``working``: as of ``run``."""
         self._conf = conf
         self._unit = unit
+        self._working = working
         self._file = _Mark.now(conf.log_file) if conf.log_file is not None else None
         self._syslog = _Mark.now(_SYSLOG)
         self._began = int(time.time())
@@ -72,16 +79,25 @@ class DaemonLog:
         return "; ".join((said, *holders))
 
     def _journal(self) -> list[str]:
-        whose = f"--unit={self._unit}" if self._unit else f"--identifier={_IDENTIFIER}"
+        # Any user may log under any name.
+        whose = (
+            [f"--unit={self._unit}"] if self._unit else [f"--identifier={_IDENTIFIER}", "_UID=0"]
+        )
         try:
             finished = run(
                 "journalctl", "--quiet", "--no-pager", "--output=cat",
-                whose, f"--since=@{self._began}",
+                f"--since=@{self._began}", *whose,
                 seconds=JOURNAL_SECONDS,
+                working=self._working,
             )  # fmt: skip
         except NotInstalled:
             return []
         return finished.output.decode(errors="replace").splitlines()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a log file, which may be a FIFO."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def message(errors: bytes) -> str:

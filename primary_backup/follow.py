@@ -33,6 +33,8 @@ FIFO_SECONDS = 0.25
 """How long it takes to notice that keepalived has made its FIFO anew."""
 _ON_DEMAND = ("json", "resource", "shlex", "socket", "tenacity")
 """What a hook imports when it needs it: here no word waits for it, nor finds another version."""
+LONGEST_LOSS_SECONDS = 10.0
+"""A promotion may be among the notifications that found the FIFO full."""
 STOP_SECONDS = 0.2
 """keepalived signals a follower of its own first, and then writes its STOP lines."""
 
@@ -69,7 +71,7 @@ class Follower:
         self._rival: Intent | None = None
         self._retries = Pace()
         self._rivals = Pace()
-        self._losses = Pace()
+        self._losses = Pace(LONGEST_LOSS_SECONDS)
         self._next_look = 0.0
 
     def _hang_up(self, _number: int, _frame: object) -> None:

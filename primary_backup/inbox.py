@@ -61,10 +61,10 @@ class Inbox:
             if newer is None or newer.intent.state is not intent.state:
                 self._put(intent, self.birth())
         elif intent.state is not State.PRIMARY:
-            self.waiting = newer._replace(intent=newer.intent._replace(stepped_down=True))
+            self.doubt()
 
     def doubt(self) -> None:
-        """Note that this node may have been something else before what is waiting."""
+        """Make what is waiting a first promotion: an earlier notification may be lost."""
         if self.waiting is not None:
             intent = self.waiting.intent._replace(stepped_down=True)
             self.waiting = self.waiting._replace(intent=intent)

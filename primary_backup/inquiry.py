@@ -17,6 +17,9 @@ from primary_backup.settings import Settings
 from primary_backup.tenure import Tenure
 from primary_backup.watch import Pace
 
+_MOST_NAMED = 20
+"""So many programs are named in the log, however many a container starts under new paths."""
+
 
 class Inquiry:
     """What keepalived says when it is asked; what follows from it goes to the inbox."""
@@ -53,7 +56,7 @@ class Inquiry:
         try:
             said = self._keepalived(before).standing(self._followed)
         except Halted:
-            # It may have stepped down before what has come now: that is not known any more.
+            # keepalived may have stepped down before this newer notification: a lost line said so.
             self._inbox.doubt()
             return False
         except Unknown as error:
@@ -120,10 +123,10 @@ class Inquiry:
         return Keepalived(self._program, interrupt)
 
     def _name_unasked(self, found: Daemons) -> None:
-        """Report, once, each process that may be keepalived but is not asked."""
-        for why in Keepalived(self._program).unasked(found):
-            if why not in self._named:
-                self._named.add(why)
+        """Report, once, each program that may be keepalived but is not asked."""
+        for what, why in Keepalived(self._program).unasked(found).items():
+            if what not in self._named and len(self._named) < _MOST_NAMED:
+                self._named.add(what)
                 self._event("keepalived.unasked", Outcome.DEGRADED, why)
 
     def _answer(self, said: Standing, memory: Memory, why: str, before: Word | None = None) -> None:

@@ -7,10 +7,12 @@ know it, so that it is sent only to one that takes it.
 
 import contextlib
 import os
+import select
 import signal
 import stat
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from primary_backup.notify import Followed, Instance, read_dump
@@ -20,22 +22,24 @@ from primary_backup.proof import Outcome, Verdict
 from primary_backup.run import NotInstalled, run
 
 ANSWER_SECONDS = 0.5
-"""For the answer of all that are asked. keepalived answers within 20 ms (seen: 1.3 ms, at most
-17); one that is no real-time process may be kept from it by a busy machine."""
+"""For one answer, which keepalived gives within 20 ms (seen: 1.3 ms, at most 17);
+a busy machine may keep one that is no real-time process from it."""
 _NUMBER_SECONDS = 1.0
 """That much a busy machine may take to start a program."""
 _POLL_SECONDS = 0.002
+"""About as long as an answer takes."""
 _CLOCK_REALTIME_COARSE = 5
 """Of clock_gettime(2): the clock by which file systems date their files."""
+_NAME = "keepalived"
 _DUMP = "keepalived.json"
 _STEP_DOWN = "tell keepalived to step down, or add --force if you mean it"
 _ASK_AGAIN = (
-    "a follower purges as soon as keepalived answers; without one run the same command again then, "
-    "or with --force if this node is not master"
+    "a follower asks again by itself; with hooks run the same command again once keepalived "
+    "answers, or with --force if this node is not master"
 )
 _LONGEST_DUMP = 1 << 22
-_NO_INSTANCE = (Instance("an instance", None, 0.0, 0),)
-"""What an answer that names no instance comes to: it shows that none is master of nothing."""
+_MOST_UNASKED = 3
+"""So many programs that are not asked are reported: a container may start any number."""
 _numbers: dict[tuple[int, int, int], int] = {}
 """The signal's number, by device, inode and change time of the program: it is asked once."""
 
@@ -70,7 +74,7 @@ class Keepalived(NamedTuple):
 
     def daemons(self) -> Daemons:
         """The processes that are it, or may be."""
-        return daemons(self.program)
+        return daemons(self.program, _NAME)
 
     def standing(self, followed: Followed) -> Standing:
         """The state that keepalived is in; raises Unknown.
@@ -81,9 +85,12 @@ class Keepalived(NamedTuple):
         if found.none:
             raise NotRunning("keepalived is not running here")
         if not found.installed:
-            raise Unknown("; ".join(self.unasked(found)))
-        births, parents = _family(found.installed)
-        said = self._ask(parents)
+            raise Unknown("; ".join(self.unasked(found).values()))
+        answers = self._ask(_family(found.installed)[1])
+        if not answers:
+            raise NotRunning("keepalived has just ended")
+        births = _family(found.installed, set(answers))[0]
+        said = tuple(each for instances in answers.values() for each in instances)
         if followed.kind == "INSTANCE":
             said = tuple(each for each in said if each.name == followed.name)
         states = {each.state for each in said}
@@ -108,10 +115,13 @@ class Keepalived(NamedTuple):
         """
         found = self.daemons()
         said: list[Instance] = []
-        silent = self.unasked(found)
+        silent = [*self.unasked(found).values()]
         for parent in _family(found.installed)[1]:
             try:
-                said += self._ask((parent,)) or _NO_INSTANCE
+                for instances in self._ask((parent,)).values():
+                    said += instances
+                    if not instances:
+                        silent.append(f"keepalived (pid {parent}) reports no instance")
             except Unknown as error:
                 silent.append(str(error))
         masters = [each.name for each in said if each.state is State.PRIMARY]
@@ -127,55 +137,65 @@ class Keepalived(NamedTuple):
     def refutation(self) -> str | None:
         """Why this node is no primary: it is master of nothing. None if it may be one."""
         try:
-            said = self._ask(_family(self.daemons().installed)[1])
+            answers = self._ask(_family(self.daemons().installed)[1])
         except Unknown:
             return None
-        states = {each.state for each in said}
+        states = {each.state for instances in answers.values() for each in instances}
         if not states or states & {None, State.PRIMARY}:
             return None
         return f"keepalived says that this node is {' and '.join(sorted(map(_word, states)))}"
 
-    def unasked(self, found: Daemons) -> list[str]:
-        """Why some of these are not asked, a sentence for each program and each process."""
-        others = {each.what: each.pid for each in reversed(found.foreign)}
-        return [
-            f"keepalived (pid {pid}) runs {program}, which is not the installed {self.program}: "
-            "if it is this node's, name its program with --keepalived"
-            for program, pid in others.items()
-        ] + [
-            f"keepalived (pid {each.pid}) cannot be identified: {each.what}"
-            for each in found.unknown
-        ]
+    def unasked(self, found: Daemons) -> dict[str, str]:
+        """Why some of these are not asked: a sentence for each program, by what it is about."""
+        said = {}
+        # A program once, with its lowest pid: its children come and go.
+        for each in reversed(found.foreign):
+            said[each.what] = (
+                f"keepalived (pid {each.pid}) runs {each.what}, which is not the installed "
+                f"{self.program}: if it is this node's, name its program with --keepalived, else "
+                "give it a network namespace of its own"
+            )
+        for each in reversed(found.unknown):
+            said[each.what] = f"keepalived (pid {each.pid}) cannot be identified: {each.what}"
+        if found.hidden:
+            said[found.hidden] = f"keepalived may be running: {found.hidden}"
+        return dict(islice(said.items(), _MOST_UNASKED))
 
-    def _ask(self, parents: tuple[int, ...]) -> tuple[Instance, ...]:
-        """What each of these reports of its instances; raises Unknown if one does not answer."""
+    def _ask(self, parents: tuple[int, ...]) -> dict[int, tuple[Instance, ...]]:
+        """What each of these reports of its instances; raises Unknown if one does not answer.
+
+        One that ends meanwhile, such as a `keepalived --config-test`, is left out.
+        """
         if not parents:
-            return ()
+            return {}
         number = self._signal_number()
         deadline = time.monotonic() + ANSWER_SECONDS
-        return tuple(each for pid in parents for each in self._ask_one(pid, number, deadline))
+        answers = {pid: self._ask_one(pid, number, deadline) for pid in parents}
+        return {pid: said for pid, said in answers.items() if said is not None}
 
-    def _ask_one(self, pid: int, number: int, deadline: float) -> tuple[Instance, ...]:
+    def _ask_one(self, pid: int, number: int, deadline: float) -> tuple[Instance, ...] | None:
         try:
             process = os.pidfd_open(pid)  # from here on no other process can take its number
         except ProcessLookupError:
-            return ()
+            return None
         try:
             if not self._is_ready(pid, number, deadline):
-                return ()
+                return None
             directory = os.open(_dump_directory(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 return self._await_dump(pid, process, number, directory, deadline)
             finally:
                 os.close(directory)
         except OSError as error:
+            if _has_ended(process):
+                return None
             raise Unknown(f"keepalived (pid {pid}) cannot be asked: {error.strerror}") from error
         finally:
             os.close(process)
 
     def _is_ready(self, pid: int, number: int, deadline: float) -> bool:
         """Wait until it takes the signal; False where it ends, as one that tests its file does."""
-        program = Program.at(self.program)
+        program = Program.at(self.program, _NAME)
         while identify(pid, program) is Identity.INSTALLED:
             if takes(pid, number):
                 return True
@@ -224,17 +244,17 @@ class Keepalived(NamedTuple):
 
     def _await_dump(
         self, pid: int, process: int, number: int, directory: int, deadline: float
-    ) -> tuple[Instance, ...]:
+    ) -> tuple[Instance, ...] | None:
         """Signal the process; its dump, once it is whole: it is not written atomically.
 
         Where others may write into the directory, they may have put anything there. Nothing is
-        removed then, and only what was written after the signal counts.
+        removed then, and only what was written after the signal counts. None if it ends meanwhile.
         """
         import json  # only where a purge or a new follower asks
 
-        since = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+        since: int | None = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
         if _is_roots_alone(os.fstat(directory)):
-            since = 0
+            since = None
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(_DUMP, dir_fd=directory)
         signal.pidfd_send_signal(process, number)
@@ -242,7 +262,14 @@ class Keepalived(NamedTuple):
             with contextlib.suppress(FileNotFoundError, ValueError):
                 text = _read_dump(directory, since).decode(errors="surrogateescape")
                 return read_dump(json.loads(text))
+            if _has_ended(process):
+                return None
             self._poll(deadline, f"keepalived (pid {pid}) wrote no dump in {ANSWER_SECONDS} s")
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a process has, by its descriptor (pidfd_open(2)): a zombie has ended too."""
+    return bool(select.select([process], [], [], 0)[0])
 
 
 def writes(found: Daemons, fifo: int) -> bool | None:
@@ -264,14 +291,17 @@ def _word(state: State | None) -> str:
     return state.value if state else "in none"
 
 
-def _family(pids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _family(
+    pids: tuple[int, ...], of: set[int] | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """When each keepalived and its children were born, and the pids of those who are no children.
 
-    Grandchildren are about to become somebody's script.
+    ``of``: only these, and their children. Grandchildren are about to become somebody's script.
     """
     found = [process for pid in pids if (process := look(pid)) is not None]
     known = {process.birth.pid for process in found}
     parents = {process.birth.pid for process in found if process.parent not in known}
+    parents = parents if of is None else parents & of
     ours = sorted(
         process.birth for process in found if {process.birth.pid, process.parent} & parents
     )
@@ -293,13 +323,14 @@ def _is_roots_alone(found: os.stat_result) -> bool:
     return found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _read_dump(directory: int, since: int) -> bytes:
-    """Read the dump: root's own plain file, written at ``since`` (ns) or later; no link."""
+def _read_dump(directory: int, since: int | None) -> bytes:
+    """Read the dump: root's own plain file, no link, and no older than ``since`` (ns)."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(_DUMP, flags, dir_fd=directory), "rb") as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or not _is_roots_alone(found):
             raise PermissionError(0, f"{_DUMP} is not root's")
-        if found.st_mtime_ns < since:
+        # One from the future was written before the clock was set back.
+        if since is not None and not since <= found.st_mtime_ns <= time.time_ns():
             raise FileNotFoundError
         return file.read(_LONGEST_DUMP)

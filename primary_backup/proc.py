@@ -74,14 +74,15 @@ class Identity(Enum):
     INSTALLED = "the daemon of this node"
     FOREIGN = "root's, of the daemon's name, but not the installed program"
     UNKNOWN = "of the daemon's name, but it cannot be identified"
+    HIDDEN = "not even its name can be read"
 
 
 class Suspect(NamedTuple):
-    """A process that may be the daemon of this node, or may not."""
+    """A process of the daemon's name that may be the daemon of this node, or may not."""
 
     pid: int
     what: str
-    """A FOREIGN one's executable; why an UNKNOWN one cannot be identified."""
+    """A FOREIGN one's executable, and where it is; why an UNKNOWN one cannot be identified."""
 
 
 class Daemons(NamedTuple):
@@ -91,6 +92,8 @@ class Daemons(NamedTuple):
     """The pids of those that run the installed program."""
     foreign: tuple[Suspect, ...] = ()
     unknown: tuple[Suspect, ...] = ()
+    hidden: str = ""
+    """Why there may be others that cannot be seen at all; empty if all can."""
 
     @property
     def none(self) -> bool:
@@ -105,108 +108,144 @@ class Program(NamedTuple):
     """Absolute, without symbolic links."""
     file: os.stat_result | None
     """None where it is not installed."""
-    devices: frozenset[int]
-    """Of it and of its directory: on an overlay they differ."""
-
-    @property
-    def name(self) -> str:
-        """The last component of its path."""
-        return os.path.basename(self.path)
+    names: frozenset[str]
+    """What a process that runs it may be called."""
 
     @classmethod
-    def at(cls, path: str) -> "Program":
-        """Look up the program at an absolute path."""
+    def at(cls, path: str, name: str) -> "Program":
+        """Look up the program at an absolute path, of a daemon of that name."""
         real = os.path.realpath(path)
-        file, directory = _stat(real), _stat(os.path.dirname(real))
-        return cls(real, file, frozenset(each.st_dev for each in (file, directory) if each))
+        return cls(real, _stat(real), frozenset({name, *map(os.path.basename, (path, real))}))
 
 
-def daemons(path: str) -> Daemons:
+_ENDED = (FileNotFoundError, ProcessLookupError)
+"""What /proc raises of a process that has ended, of a kernel thread, and of a zombie."""
+_HIDDEN = "/proc hides processes from one without CAP_SYS_PTRACE"
+_UNREADABLE = "its executable cannot be read, for which CAP_SYS_PTRACE is needed"
+_LONGEST_PATH = 200
+"""Of a path that a process has chosen, so much is reported."""
+
+
+def daemons(path: str, name: str) -> Daemons:
     """Find the processes that are, or may be, the daemon whose program is installed at ``path``.
 
     A process of another user costs one stat(2), whatever it runs and however much it has open.
     """
-    program = Program.at(path)
+    program = Program.at(path, name)
     found: dict[Identity, list[int]] = {identity: [] for identity in Identity}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            found[identify(int(name), program)].append(int(name))
-    unknown = [
-        Suspect(pid, f"/proc/{pid}/exe cannot be read without CAP_SYS_PTRACE")
-        for pid in found[Identity.UNKNOWN]
-    ]
-    if not os.path.exists("/proc/1"):  # proc(5), hidepid=ptraceable: others may be hidden too
-        unknown.append(Suspect(1, "/proc hides processes from one without CAP_SYS_PTRACE"))
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            found[identify(int(entry), program)].append(int(entry))
+    hidden = found[Identity.HIDDEN] or not os.path.exists("/proc/1")  # proc(5), hidepid
     return Daemons(
         tuple(found[Identity.INSTALLED]),
-        tuple(Suspect(pid, _executable(pid)) for pid in found[Identity.FOREIGN]),
-        tuple(unknown),
+        tuple(Suspect(pid, _where(pid)) for pid in found[Identity.FOREIGN]),
+        tuple(Suspect(pid, _UNREADABLE) for pid in found[Identity.UNKNOWN]),
+        _HIDDEN if hidden else "",
     )
 
 
 def identify(pid: int, program: Program) -> Identity:
     """Say whether a process is the daemon of this node whose program is given.
 
-    It is if all four of its user ids are 0, its user and network namespaces are ours, and its
-    executable is the installed program, by device and inode. After an upgrade the executable is
-    ``(deleted)``, at that path and on that device. A process in another root directory is none: a
-    container may have any file at that path. Mount namespaces are not compared, because a
-    hardened unit has its own.
+    It is if all four of its user ids are 0, its user and network namespaces and its root directory
+    are ours, and its executable is the installed program, by device and inode. After an upgrade the
+    executable is ``(deleted)``, at that path and on that file system. Mount namespaces are not
+    compared, because a hardened unit has its own; a container has another root directory.
 
-    What a process can choose for itself proves nothing: its name, or, while it is not dumpable
-    (prctl(2)), the owner of its files in /proc.
+    What a process can choose for itself makes it no daemon: its name, or, while it is not dumpable
+    (prctl(2)), the owner of its files in /proc. The name tells only which processes are looked at
+    more closely: stat(2) of an executable may wait for a file system that does not answer.
     """
     try:
-        # The owner is root or the effective user: another one's process is none, at little cost.
-        if os.stat(f"/proc/{pid}").st_uid != 0:
+        if not _is_named(pid, program):
             return Identity.OTHER
-        identity = _identify_executable(pid, program)
-        if identity is Identity.OTHER or _status(pid)["Uid"].split() != ["0"] * 4:
-            return Identity.OTHER
-        if identity is not Identity.UNKNOWN and _is_elsewhere(pid):
-            return Identity.OTHER
-    except (FileNotFoundError, ProcessLookupError):
-        return Identity.OTHER  # it has ended meanwhile; a zombie and a kernel thread run no file
-    return identity
-
-
-def _identify_executable(pid: int, program: Program) -> Identity:
+    except _ENDED:
+        return Identity.OTHER
+    except OSError:
+        return Identity.HIDDEN
     try:
-        file, path = os.stat(f"/proc/{pid}/exe"), _executable(pid)
-        installed = program.file is not None and os.path.samestat(file, program.file)
-        if path == f"{program.path} (deleted)" and file.st_dev in program.devices:
-            installed = True
-        if not installed and os.path.basename(path.removesuffix(" (deleted)")) != program.name:
-            return Identity.OTHER
-        ours = os.path.samestat(os.stat(f"/proc/{pid}/root"), os.stat("/"))
-    except PermissionError:
-        return Identity.UNKNOWN if program.name in _names(pid) else Identity.OTHER
-    return Identity.INSTALLED if installed and ours else Identity.FOREIGN
+        return _compare(pid, program)
+    except _ENDED:
+        return Identity.OTHER
+    except OSError:
+        return Identity.UNKNOWN
 
 
-def _executable(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/exe")
-    except (FileNotFoundError, ProcessLookupError):
-        return "a program that has ended"
+def _is_named(pid: int, program: Program) -> bool:
+    """Whether a running process of root's is called like the daemon."""
+    # The owner is root or the effective user: another one's process is none, at little cost.
+    if os.stat(f"/proc/{pid}").st_uid != 0:
+        return False
+    if program.names.isdisjoint(_names(pid, _readlink(pid))):
+        return False
+    status = _status(pid)
+    return status["Uid"].split() == ["0"] * 4 and status["State"].split()[0] not in "ZX"
 
 
-def _names(pid: int) -> set[str]:
-    """What a process is called: all that is known of one whose executable cannot be read."""
-    with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="surrogateescape") as file:
-        first = file.read().partition("\0")[0]
-    return {_status(pid)["Name"].strip(), os.path.basename(first)}
+def _compare(pid: int, program: Program) -> Identity:
+    """Compare a process that is called like the daemon with the installed program."""
+    path = _readlink(pid)
+    if path is None:
+        return Identity.UNKNOWN
+    if any(_link(pid, kind) != _link("self", kind) for kind in ("user", "net")):
+        return Identity.OTHER
+    installed = _is_installed(pid, path, program) and not _is_elsewhere(pid)
+    return Identity.INSTALLED if installed else Identity.FOREIGN
+
+
+def _is_installed(pid: int, path: str, program: Program) -> bool:
+    link = f"/proc/{pid}/exe"
+    if program.file is not None and os.path.samestat(os.stat(link), program.file):
+        return True
+    if path != f"{program.path} (deleted)":
+        return False
+    # Not st_dev, which differs from file to file on an overlay.
+    return os.statvfs(link).f_fsid == os.statvfs(os.path.dirname(program.path)).f_fsid
 
 
 def _is_elsewhere(pid: int) -> bool:
-    return any(
-        os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
-        for kind in ("user", "net")
-    )
+    """Whether a process has another root directory than we have."""
+    return not os.path.samestat(os.stat(f"/proc/{pid}/root"), os.stat("/"))
+
+
+def _readlink(pid: int) -> str | None:
+    """The path of a process's executable; None where it cannot be read."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except _ENDED:
+        raise
+    except OSError:  # no permission; a path that is too long, a file system that is gone
+        return None
+
+
+def _where(pid: int) -> str:
+    """What a process runs, and that it is in a container if it is."""
+    try:
+        path = _readlink(pid) or "a program whose path cannot be read"
+        elsewhere = " in another root directory" if _is_elsewhere(pid) else ""
+    except OSError:
+        return "a program that has ended"
+    return f"{path[:_LONGEST_PATH]}{elsewhere}"
+
+
+def _names(pid: int, path: str | None) -> set[str]:
+    """What a process is called: by its executable's file and by itself."""
+    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="surrogateescape") as file:
+        name = file.read().rstrip("\n")
+    if path is None:
+        # The name may have been changed. Not read of all: it may wait for the process's memory.
+        with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="surrogateescape") as file:
+            path = file.read().partition("\0")[0]
+    return {name, os.path.basename(path.removesuffix(" (deleted)"))}
+
+
+def _link(pid: int | str, namespace: str) -> str:
+    return os.readlink(f"/proc/{pid}/ns/{namespace}")
 
 
 def _status(pid: int) -> dict[str, str]:
-    """The fields of /proc/PID/status, which every user may read."""
+    """The fields of /proc/PID/status."""
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
         return dict(line.partition(":")[::2] for line in file)
 

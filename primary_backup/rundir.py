@@ -96,7 +96,7 @@ class Memory(NamedTuple):
     lacking: bool = False
     """A former daemon's external cache is lost, and the peer has not sent it again."""
     held: bool = False
-    """A purge was held back, because the peer's copy did not cover what is held here."""
+    """A purge was deferred: the peer's copy did not cover this node's, or keepalived forbade it."""
 
     @property
     def stands_by(self) -> bool:
@@ -224,7 +224,7 @@ class RunDir:
         self._write(CONF, text)
 
     def kept_conf(self) -> bytes:
-        """That conntrackd.conf; raises OSError where there is none."""
+        """Read the conntrackd.conf of the last accepted transition; raises OSError if none is."""
         with open(self._open(CONF, os.O_RDONLY), "rb") as file:
             return file.read()
 

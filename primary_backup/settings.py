@@ -11,7 +11,7 @@ KEEPALIVED = ("/usr/sbin/keepalived", "/usr/local/sbin/keepalived")
 
 
 def installed_keepalived() -> str:
-    """The first of these that is there; the first of all if none is."""
+    """The first path of KEEPALIVED that exists; the first of all if none does."""
     return next(filter(os.path.exists, KEEPALIVED), KEEPALIVED[0])
 
 

@@ -85,7 +85,8 @@ class Transition:
         self.purged = False
         """Whether a purge was asked for, and not taken back."""
         self.held = False
-        """Whether a purge was held back until the peer covers what this node holds."""
+        """Whether a purge was deferred: the peer's copy did not cover this node's connections, or
+        keepalived forbade it."""
 
     @property
     def silent(self) -> bool:

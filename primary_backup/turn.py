@@ -84,6 +84,12 @@ class Turn:
         signals = self._caller.signals
         return f"ended by {signals[0]}" if signals else None
 
+    def check(self) -> None:
+        """Raise Halted where nothing more may be asked."""
+        why = self.halted()
+        if why is not None:
+            raise Halted(why)
+
     def pause(self, seconds: float) -> None:
         """Wait, but no longer than until halted."""
         until = time.monotonic() + seconds
@@ -100,9 +106,7 @@ class Turn:
             return None
         began = time.monotonic()
         while not self._run_dir.try_lock(self._ticket):
-            why = self.halted()
-            if why is not None:
-                raise Halted(why)
+            self.check()
             waited = time.monotonic() - began
             holder = self._run_dir.holder()
             by = f"held by a {holder.state} (pid {holder.pid})" if holder else "held"
@@ -115,8 +119,6 @@ class Turn:
             elif waited > LOCK_SECONDS:
                 raise Stuck(f"the lock did not come free in {LOCK_SECONDS:.0f} s, {by}")
             self._caller.wait(LOOK_SECONDS)
-        why = self.halted()
-        if why is not None:
-            raise Halted(why)
+        self.check()
         self._taken = True
         return None

@@ -93,7 +93,8 @@ class Upkeep:
         held = status.internal if status is not None else None
         ours = entries if held is None else held
         need = self._watch.see(Look(boot_seconds(), daemon.identity(), status, ours))
-        if need is Need.PURGE:
+        if need is Need.PURGE and self._paces[need].allows(boot_seconds()):
+            # The transition would ask keepalived too, and log a degraded end each time.
             keepalived = Keepalived(self._settings.keepalived, self._interrupt)
             return need if keepalived.objection() is None else None
         return need

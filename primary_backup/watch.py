@@ -90,7 +90,9 @@ class Watch:
 class Pace:
     """How often a need may be met: at once, then ever more seldom, until it has been calm."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: float = LONGEST_PAUSE_SECONDS) -> None:
+        """``longest``: the pause that is never exceeded, in seconds."""
+        self._longest = longest
         self._next = 0.0
         self._pause = FIRST_PAUSE_SECONDS
 
@@ -103,4 +105,4 @@ class Pace:
         if seconds > self._next + CALM_SECONDS:
             self._pause = FIRST_PAUSE_SECONDS
         self._next = seconds + self._pause
-        self._pause = min(LONGEST_PAUSE_SECONDS, 2 * self._pause)
+        self._pause = min(self._longest, 2 * self._pause)

@@ -45,11 +45,13 @@ def test_a_log_that_was_rotated_meanwhile_is_read_from_its_beginning(tmp_path: P
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
 def test_what_is_no_log_file_keeps_no_one_waiting(tmp_path: Path, make: object) -> None:
-    """conntrackd.conf may name anything."""
+    """conntrackd.conf may name anything; nothing of it stays open."""
     path = tmp_path / "conntrackd.log"
     assert callable(make)
     make(path)
+    before = len(os.listdir("/proc/self/fd"))
     assert log_of(path).last_error() == ""
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_huge_log_is_read_from_its_end(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from primary_backup.inquiry import Inquiry
 from primary_backup.keepalived import Keepalived, NotRunning, Standing, Unknown
 from primary_backup.notify import Followed
 from primary_backup.plan import State
+from primary_backup.proc import Daemons, Suspect
 from primary_backup.proof import Outcome
 from primary_backup.settings import Settings
 from tests.lab.node import Node, until
@@ -404,6 +405,31 @@ def test_a_master_objects_whatever_else_runs_its_program(place: Place) -> None:
         assert place.answer() == "keepalived says that this node is master of VI_1"
 
 
+def test_one_that_ends_while_it_is_asked_is_left_out(place: Place) -> None:
+    """A `keepalived --config-test` comes and goes: a backup's purge does not depend on it."""
+    place.keepalived(BACKUP)
+    place.awaits(lambda: INSTALLED.standing(GROUP).state is State.BACKUP)
+    births = place.asked().births
+    tests = place.start(
+        "sh", "-c", "while :; do keepalived --config-test --use-file /run/keepalived-1.conf; done"
+    )
+    try:
+        for _ in range(30):
+            assert place.answer() is None
+            assert place.asked().births == births
+    finally:
+        tests.kill()
+        tests.wait()
+
+
+def test_no_more_than_a_few_of_a_container_s_programs_are_reported() -> None:
+    """It may start any number of them: each is named once, whatever its pid is."""
+    found = Daemons(foreign=tuple(Suspect(pid, f"/x/{pid % 5}/keepalived") for pid in range(50)))
+    said = INSTALLED.unasked(found)
+    assert len(said) == 3
+    assert all(what in sentence for what, sentence in said.items())
+
+
 def test_a_question_ends_when_there_is_something_newer(place: Place) -> None:
     """A promotion does not wait for an answer that only a purge, or a starting follower, needs."""
     process = place.master()
@@ -541,7 +567,7 @@ def test_one_that_cannot_be_identified_is_not_taken_for_none(place: Place) -> No
     ).stdout  # fmt: skip
 
     assert said.startswith("keepalived does not answer (keepalived (pid ")
-    assert "/exe cannot be read without CAP_SYS_PTRACE" in said
+    assert "its executable cannot be read, for which CAP_SYS_PTRACE is needed" in said
     assert process.poll() is None
 
 
@@ -622,7 +648,13 @@ def test_a_dump_in_a_directory_that_all_may_write_is_read(place: Place, shared: 
         assert place.answer() == "keepalived says that this node is master of VI_1"
     with place.stopped(process.pid, child(process)):
         # What it said before is no answer, though it is root's.
-        assert (shared / "keepalived.json").exists()
+        dump = shared / "keepalived.json"
+        assert dump.exists()
+        assert "wrote no dump" in (place.objection() or "")
+        # Nor is what it wrote before the clock was set back.
+        dump.write_text(DUMP.replace('"state": 2', '"state": 1'))
+        tomorrow = time.time() + 86400
+        os.utime(dump, (tomorrow, tomorrow))
         assert "wrote no dump" in (place.objection() or "")
 
 

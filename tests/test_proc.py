@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,8 @@ def test_one_that_is_stopped_is_known() -> None:
 
 # -- who is the daemon of this node -------------------------------------------------------------
 
+NAME = f"daemon{os.getpid()}"
+"""Of the tests' daemon: those of another worker run at the same time, in the same network."""
 USER = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--")
 
 
@@ -109,13 +112,13 @@ def installed(tmp_path: Path) -> Path:
     """A program of root's, in a directory that every user may enter."""
     for directory in (tmp_path, *tmp_path.parents[:2]):
         directory.chmod(0o755)
-    return program(tmp_path / "daemond")
+    return program(tmp_path / NAME)
 
 
-def identity(process: subprocess.Popen[bytes], path: Path) -> Identity:
+def identity(process: subprocess.Popen[Any], path: Path) -> Identity:
     """What a process is, once it runs a program of that name, or has executed what it was to."""
     until(lambda: "100" in command(process.pid), "the program has been started")
-    return identify(process.pid, Program.at(str(path)))
+    return identify(process.pid, Program.at(str(path), path.name))
 
 
 def command(pid: int) -> list[str]:
@@ -132,7 +135,7 @@ def test_a_daemon_is_known_by_its_file(installed: Path) -> None:
     with (
         living(installed) as daemon,
         living("another", executable=link) as renamed,
-        living("daemond", executable=another) as claims,
+        living(NAME, executable=another) as claims,
     ):
         assert identity(daemon, installed) is Identity.INSTALLED
         assert identity(renamed, installed) is Identity.INSTALLED
@@ -177,10 +180,10 @@ def test_the_root_of_another_user_namespace_is_not_root(namespaces: None, instal
 def test_a_program_of_the_same_name_is_another_one(installed: Path) -> None:
     """A second build, or a container's: it may be a daemon, but is not the installed one."""
     (installed.parent / "elsewhere").mkdir()
-    another = program(installed.parent / "elsewhere/daemond")
+    another = program(installed.parent / "elsewhere" / NAME)
     with living(another) as process:
         assert identity(process, installed) is Identity.FOREIGN
-        found = daemons(str(installed))
+        found = daemons(str(installed), installed.name)
         assert found.foreign == (Suspect(process.pid, str(another)),)
         assert found.installed == ()
         assert not found.none
@@ -198,7 +201,7 @@ def test_what_was_upgraded_is_still_the_daemon(installed: Path) -> None:
 def test_what_was_deleted_elsewhere_is_not_the_daemon(installed: Path) -> None:
     """Only the path of the installed program has been upgraded."""
     (installed.parent / "elsewhere").mkdir()
-    another = program(installed.parent / "elsewhere/daemond")
+    another = program(installed.parent / "elsewhere" / NAME)
     with living(another) as process:
         another.unlink()
         assert identity(process, installed) is Identity.FOREIGN
@@ -236,17 +239,19 @@ def test_one_that_has_ended_is_no_daemon(installed: Path) -> None:
         until(lambda: look(process.pid) is None, "it is a zombie")
         assert Path(f"/proc/{process.pid}").exists()
         assert look(process.pid) is None
-        assert identify(process.pid, Program.at(str(installed))) is Identity.OTHER
+        assert identify(process.pid, Program.at(str(installed), installed.name)) is Identity.OTHER
         process.wait()
         assert look(process.pid) is None
-        assert identify(process.pid, Program.at(str(installed))) is Identity.OTHER
+        assert identify(process.pid, Program.at(str(installed), installed.name)) is Identity.OTHER
 
 
+UNREADABLE = "its executable cannot be read, for which CAP_SYS_PTRACE is needed"
+HIDDEN = "/proc hides processes from one without CAP_SYS_PTRACE"
 ASK = """
 import sys
 from primary_backup.proc import daemons
-found = daemons(sys.argv[1])
-print(found.none, *(f"{each.pid} {each.what}" for each in found.unknown), sep="\\n")
+found = daemons(*sys.argv[1:])
+print(found.none, *(f"{each.pid} {each.what}" for each in found.unknown), found.hidden, sep="\\n")
 """
 
 
@@ -254,29 +259,89 @@ def without_ptrace(path: Path, *before: str) -> list[str]:
     """What a process that may not look at others finds."""
     may_not = ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace", "--")
     return subprocess.check_output(
-        [*before, *may_not, sys.executable, "-c", ASK, str(path)],
+        [*before, *may_not, sys.executable, "-c", ASK, str(path), NAME],
         text=True, cwd=Path(__file__).parents[1],
     ).splitlines()  # fmt: skip
 
 
 def test_one_that_cannot_be_identified_is_unknown(installed: Path) -> None:
     """A confinement may forbid to read it: that it does not run is not shown."""
-    assert without_ptrace(installed) == ["True"]
+    assert without_ptrace(installed) == ["True", ""]
     with living(installed) as process, living("renamed", executable=installed) as renamed:
         none, *unknown = without_ptrace(installed)
         assert none == "False"
         assert sorted(unknown) == sorted(
-            f"{pid} /proc/{pid}/exe cannot be read without CAP_SYS_PTRACE"
-            for pid in (process.pid, renamed.pid)
+            ["", *(f"{pid} {UNREADABLE}" for pid in (process.pid, renamed.pid))]
         )
 
 
-def test_where_processes_are_hidden_they_are_unknown(namespaces: None, installed: Path) -> None:
-    """hidepid=ptraceable hides all others from a root without CAP_SYS_PTRACE."""
-    hide = 'mount -t proc -o hidepid=ptraceable proc /proc; "$@"'
+def test_a_program_behind_a_link_is_unknown_by_either_name(installed: Path) -> None:
+    """Such as keepalived-2.3, which the link keepalived leads to."""
+    link = installed.with_name("link")
+    link.symlink_to(installed)
+    with living(link) as process:
+        until(lambda: "100" in command(process.pid), "the program has been started")
+        assert without_ptrace(link)[1:] == [f"{process.pid} {UNREADABLE}", ""]
+
+
+def test_a_zombie_that_cannot_be_identified_is_no_daemon(installed: Path) -> None:
+    """In a container there may be no process that asks for its status."""
+    with living(installed) as process:
+        process.kill()
+        until(lambda: look(process.pid) is None, "it is a zombie")
+        assert without_ptrace(installed) == ["True", ""]
+
+
+@pytest.mark.parametrize("option", ["noaccess,gid=10", "invisible,gid=10", "ptraceable"])
+def test_where_processes_are_hidden_there_may_be_others(
+    namespaces: None, installed: Path, option: str
+) -> None:
+    """hidepid hides others from a root without CAP_SYS_PTRACE: that none runs is not shown."""
+    hide = f'mount -t proc -o hidepid={option} proc /proc; "$@"'
     none, *unknown = without_ptrace(
         installed, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-        "sh", "-ec", f"{hide}", "sh",
+        "sh", "-ec", hide, "sh",
     )  # fmt: skip
     assert none == "False"
-    assert unknown == ["1 /proc hides processes from one without CAP_SYS_PTRACE"]
+    assert unknown == [HIDDEN]
+
+
+DEEP = """
+import os, shutil, sys
+for _ in range(18):
+    os.mkdir("d" * 250)
+    os.chdir("d" * 250)
+shutil.copy(sys.argv[1], sys.argv[2])
+os.execv(sys.argv[2], [sys.argv[2], "100"])
+"""
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_executable_whose_path_is_too_long_to_be_read_ends_nothing(
+    installed: Path, named: bool
+) -> None:
+    """readlink(2) fails in its own way then; a container's root can make such a path."""
+    top = installed.with_name("deep")
+    top.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", DEEP, installed, NAME if named else "x"], cwd=top
+    ) as process:
+        try:
+            until(lambda: command(process.pid)[-1:] == ["100"], "it is started")
+            with pytest.raises(OSError, match="too long"):
+                os.readlink(f"/proc/{process.pid}/exe")
+            assert identity(process, installed) is (Identity.UNKNOWN if named else Identity.OTHER)
+            assert daemons(str(installed), installed.name).installed == ()
+        finally:
+            process.kill()
+            subprocess.run(["rm", "-rf", top], check=True)
+
+
+def test_a_daemon_whose_program_was_renamed_is_not_taken_for_none(installed: Path) -> None:
+    """`mv` and `cp` leave it running from another file: its own name still gives it away."""
+    with living(installed) as process:
+        installed.rename(installed.with_name("saved"))
+        program(installed)
+        assert identity(process, installed) is Identity.FOREIGN
+        found = daemons(str(installed), installed.name)
+        assert found.foreign == (Suspect(process.pid, str(installed.with_name("saved"))),)

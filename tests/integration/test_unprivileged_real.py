@@ -171,6 +171,23 @@ def test_a_conntrackd_that_cannot_be_identified_keeps_the_lock(lab: Lab) -> None
     assert "removed" in unlocked.stdout
 
 
+def test_where_processes_are_hidden_the_lock_stays(lab: Lab) -> None:
+    """hidepid= and no CAP_SYS_PTRACE: a conntrackd may be running, and is; its socket was moved."""
+    pair = replicated(lab, 1)
+    pair.fw2.run("mv", "/run/conntrackd.ctl", "/run/moved.ctl")
+    hide = 'mount -t proc -o hidepid=ptraceable proc /proc; exec "$@"'
+
+    unlocked = pair.fw2.run(
+        "unshare", "--mount", "--", "sh", "-ec", hide, "sh",
+        *NO_PTRACE, "ftfw-transition", "unlock",
+        check=False,
+    )  # fmt: skip
+
+    assert unlocked.returncode == 1
+    assert "stays: conntrackd may be running" in unlocked.stderr
+    assert pair.fw2.run("find", lock_file(pair.fw2)).stdout
+
+
 def lock_file(firewall: Firewall) -> str:
     """Where the firewall's conntrackd has its lock."""
     words = firewall.path(CONNTRACKD_CONF).read_text().split()
