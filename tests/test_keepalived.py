@@ -676,7 +676,7 @@ def test_what_lies_in_a_directory_that_all_may_write_is_neither_believed_nor_rem
             place.asked_once()
         assert dump.lstat() == before
 
-    # keepalived itself may replace it, and then its answer counts.
+    # Whether keepalived itself can replace it or not: a master is not purged.
     assert (place.objection() or "").startswith("keepalived ")
 
 
