@@ -156,6 +156,8 @@ class Daemon(NamedTuple):
         lock_file = self.conf.lock_file
         if self._find_lock() is None:
             return ""
+        if not self._is_unreached():
+            return f"the lock {lock_file} stays: conntrackd is running"
         self._check_alone(f"the lock {lock_file} stays: ")
         found = self._find_lock()
         if found is None or not self._is_unreached():
@@ -255,8 +257,8 @@ class Daemon(NamedTuple):
             )  # fmt: skip
         how = f"systemctl start {_UNIT}" if by_unit else self.command(("-d",))
         if finished.code != 0:
-            why = log.last_error() or message(finished.errors) or log.where
-            raise Unstartable(f"conntrackd does not start (`{how}`): {why}")
+            why = log.last_error() or message(finished.errors) or "it logged no reason"
+            raise Unstartable(f"conntrackd does not start (`{how}`): {why}; {log.where}")
         return how, removed
 
     def unit_config(self) -> str | None:

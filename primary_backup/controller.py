@@ -194,7 +194,9 @@ class _Invocation:
         except (Unreached, Unanswered):
             pass  # it was read and accepted, that is all that counts here
         except Refused as error:
-            raise _Refusal(str(error), "mend what the client names") from error
+            raise _Refusal(
+                str(error), "fix what the client names, then run the same command again"
+            ) from error
         if idle:
             reason = f"{self._settings.config} has no Sync section: there is nothing to fail over"
             raise _Refusal(

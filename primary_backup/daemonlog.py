@@ -72,11 +72,14 @@ class DaemonLog:
         lines = self._file.appended() if self._file is not None else []
         lines = lines or self._journal()
         lines = lines or [line for line in self._syslog.appended() if _IDENTIFIER in line]
-        said = "; ".join(_errors(lines))
-        if "in use" not in said:
-            return said
-        holders = sorted({*_holders(self._conf.ports)})
-        return "; ".join((said, *holders))
+        said = _errors(lines)
+        if any("in use" in error for error in said):
+            said += sorted({*_holders(self._conf.ports)})
+        lock = self._conf.lock_file
+        if any("lockfile" in error for error in said) and not os.path.lexists(lock):
+            # conntrackd says the same whatever keeps it from making the file.
+            said.append(f"there is no {lock}: conntrackd may not write there (ReadWritePaths=)")
+        return "; ".join(said)
 
     def _journal(self) -> list[str]:
         # Any user may log under any name.
@@ -85,14 +88,19 @@ class DaemonLog:
         )
         try:
             finished = run(
-                "journalctl", "--quiet", "--no-pager", "--output=cat",
+                "journalctl", "--quiet", "--no-pager", "--output=short-unix", "--no-hostname",
                 f"--since=@{self._began}", *whose,
                 seconds=JOURNAL_SECONDS,
                 working=self._working,
             )  # fmt: skip
         except NotInstalled:
             return []
-        return finished.output.decode(errors="replace").splitlines()
+        lines = (
+            line.partition(" ")[2].partition(": ")
+            for line in finished.output.decode(errors="replace").splitlines()
+        )
+        # systemd itself only tells that the unit has failed.
+        return [text for who, _, text in lines if who.partition("[")[0] != "systemd"]
 
 
 def _without_waiting(path: str, flags: int) -> int:
@@ -108,8 +116,10 @@ def message(errors: bytes) -> str:
 def _errors(lines: list[str]) -> list[str]:
     """The last lines that are errors, or the last line of all where none is."""
     lines = [line for line in lines if line.strip()]
-    wanted = [line for line in lines if "[ERROR]" in line][-_ERRORS:] or lines[-1:]
-    return [line.rpartition("[ERROR]")[2].strip() for line in wanted]
+    wanted = [line for line in lines if "[ERROR]" in line or line.startswith("ERROR: ")]
+    said = [line.rpartition("[ERROR]")[2].removeprefix("ERROR: ").strip() for line in wanted]
+    # Where conntrackd logs to syslog as well, the journal has each line twice.
+    return [*dict.fromkeys(said)][-_ERRORS:] or lines[-1:]
 
 
 def _holders(ports: tuple[int, ...]) -> Iterator[str]:

@@ -178,10 +178,14 @@ class Keepalived(NamedTuple):
             process = os.pidfd_open(pid)  # from here on no other process can take its number
         except ProcessLookupError:
             return None
+        where = ""
         try:
             if not self._is_ready(pid, number, deadline):
                 return None
-            directory = os.open(_dump_directory(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            path = _dump_directory(pid)
+            where = f"{path}/{_DUMP}: "
+            path = f"/proc/{pid}/root{path}"  # it may see other mounts than we do
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 return self._await_dump(pid, process, number, directory, deadline)
             finally:
@@ -189,7 +193,8 @@ class Keepalived(NamedTuple):
         except OSError as error:
             if _has_ended(process):
                 return None
-            raise Unknown(f"keepalived (pid {pid}) cannot be asked: {error.strerror}") from error
+            why = f"{where}{error.strerror}"
+            raise Unknown(f"keepalived (pid {pid}) cannot be asked: {why}") from error
         finally:
             os.close(process)
 
@@ -309,13 +314,13 @@ def _family(
 
 
 def _dump_directory(pid: int) -> str:
-    """Where it puts its dump: keepalived honours TMPDIR, and may see other mounts than we do."""
+    """Where it puts its dump, among the files that it sees: keepalived honours TMPDIR."""
     with open(f"/proc/{pid}/environ", "rb") as file:
         variables = dict(each.partition(b"=")[::2] for each in file.read().split(b"\0"))
     directory = os.fsdecode(variables.get(b"TMPDIR", b""))
     if not directory.startswith("/"):
         directory = "/tmp"  # noqa: S108  # keepalived's choice
-    return f"/proc/{pid}/root{os.path.abspath(directory)}"
+    return os.path.abspath(directory)
 
 
 def _is_roots_alone(found: os.stat_result) -> bool:
@@ -325,11 +330,13 @@ def _is_roots_alone(found: os.stat_result) -> bool:
 
 def _read_dump(directory: int, since: int | None) -> bytes:
     """Read the dump: root's own plain file, no link, and no older than ``since`` (ns)."""
+    found = os.stat(_DUMP, dir_fd=directory, follow_symlinks=False)
+    if not stat.S_ISREG(found.st_mode) or not _is_roots_alone(found):
+        raise PermissionError(0, f"no plain file of root's, but of uid {found.st_uid}: remove it")
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(_DUMP, flags, dir_fd=directory), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or not _is_roots_alone(found):
-            raise PermissionError(0, f"{_DUMP} is not root's")
+        if not os.path.samestat(os.fstat(file.fileno()), found):
+            raise FileNotFoundError  # it was replaced meanwhile
         # One from the future was written before the clock was set back.
         if since is not None and not since <= found.st_mtime_ns <= time.time_ns():
             raise FileNotFoundError

@@ -19,7 +19,9 @@ NEW = "[Thu Nov 26 01:06:18 2026] (pid=2) [ERROR] lockfile exists\n"
 
 def log_of(path: Path) -> DaemonLog:
     """What a conntrackd logs into that file from now on."""
-    return DaemonLog(dataclasses.replace(CONF, log_file=str(path)), None)
+    lock = path.with_name("lock")
+    lock.touch()
+    return DaemonLog(dataclasses.replace(CONF, log_file=str(path), lock_file=str(lock)), None)
 
 
 def test_what_an_earlier_start_has_logged_is_not_quoted(tmp_path: Path) -> None:
@@ -54,6 +56,18 @@ def test_what_is_no_log_file_keeps_no_one_waiting(tmp_path: Path, make: object) 
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_lock_that_cannot_be_made_is_told_from_one_that_is_there(tmp_path: Path) -> None:
+    """conntrackd reports a read-only directory as a lock file that exists."""
+    path, lock = tmp_path / "conntrackd.log", tmp_path / "lock"
+    log = DaemonLog(dataclasses.replace(CONF, log_file=str(path), lock_file=str(lock)), None)
+    path.write_text(NEW)
+    assert log.last_error() == (
+        f"lockfile exists; there is no {lock}: conntrackd may not write there (ReadWritePaths=)"
+    )
+    lock.touch()
+    assert log.last_error() == "lockfile exists"
+
+
 def test_a_huge_log_is_read_from_its_end(tmp_path: Path) -> None:
     """A daemon that logs without end has a last error too."""
     path = tmp_path / "conntrackd.log"
@@ -70,6 +84,10 @@ def test_a_huge_log_is_read_from_its_end(tmp_path: Path) -> None:
         (b"Usage: conntrackd\nread the manual\n", "read the manual"),
         (f"{OLD}{NEW}something else\n".encode(), "lockfile exists"),
         (b"[ERROR] \xff\n", "\ufffd"),
+        (
+            b"ERROR: can't open logfile /srv/x.log: Read-only file system\nsomething else\n",
+            "can't open logfile /srv/x.log: Read-only file system",
+        ),
     ],
 )
 def test_the_last_error_of_a_program_is_one_line_without_its_stamp(text: bytes, error: str) -> None:

@@ -422,6 +422,17 @@ def test_one_that_ends_while_it_is_asked_is_left_out(place: Place) -> None:
         tests.wait()
 
 
+def test_a_wrong_path_of_the_program_purges_no_master(place: Place) -> None:
+    """A typing error in --keepalived: what runs under keepalived's name is not that program."""
+    place.master()
+    for path in ("/usr/sbin/keepalivd", "/bin/true", "/nonexistent"):
+        said = place.objection(Keepalived(path)) or ""
+        assert "runs /usr/sbin/keepalived, which is not the installed" in said
+        with pytest.raises(Unknown) as unknown:
+            place.asked(keepalived=Keepalived(path))
+        assert not isinstance(unknown.value, NotRunning)
+
+
 def test_no_more_than_a_few_of_a_container_s_programs_are_reported() -> None:
     """It may start any number of them: each is named once, whatever its pid is."""
     found = Daemons(foreign=tuple(Suspect(pid, f"/x/{pid % 5}/keepalived") for pid in range(50)))

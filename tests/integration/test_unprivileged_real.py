@@ -158,6 +158,7 @@ def test_another_conntrackd_of_roots_keeps_the_lock_and_is_named(lab: Lab) -> No
 def test_a_conntrackd_that_cannot_be_identified_keeps_the_lock(lab: Lab) -> None:
     """That it does not run is not shown; the capability that is missing is named."""
     pair = replicated(lab, 1)
+    pair.fw2.run("mv", "/run/conntrackd.ctl", "/run/moved.ctl")
     locked = pair.fw2.run("find", lock_file(pair.fw2)).stdout
 
     unlocked = pair.fw2.run(*NO_PTRACE, "ftfw-transition", "unlock", check=False)
@@ -169,6 +170,16 @@ def test_a_conntrackd_that_cannot_be_identified_keeps_the_lock(lab: Lab) -> None
     pair.fw2.kill_conntrackd()
     unlocked = pair.fw2.run(*NO_PTRACE, "ftfw-transition", "unlock")
     assert "removed" in unlocked.stdout
+
+
+def test_the_lock_of_a_conntrackd_that_answers_stays(lab: Lab) -> None:
+    """There is nothing wrong with it, and nothing to be done."""
+    pair = replicated(lab, 1)
+
+    unlocked = pair.fw2.hook("unlock", check=True)
+
+    assert unlocked.stdout == f"the lock {lock_file(pair.fw2)} stays: conntrackd is running\n"
+    assert unlocked.stderr == ""
 
 
 def test_where_processes_are_hidden_the_lock_stays(lab: Lab) -> None:
