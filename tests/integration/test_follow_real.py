@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import signal
 from collections.abc import Iterator
@@ -740,19 +741,38 @@ def spent(firewall: Firewall) -> tuple[int, int]:
     return sum(map(int, fields[11:15])), int(status["VmRSS"].split()[0])
 
 
+def start_seconds(firewall: Firewall) -> float:
+    """How much CPU one start of the command takes here and now: the least of three."""
+
+    def children() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    def start() -> float:
+        before = children()
+        firewall.hook("--version", check=True)
+        return children() - before
+
+    return min(start() for _ in range(3))
+
+
 def test_an_idle_follower_costs_next_to_nothing(pair: Pair) -> None:
-    """At most 0.5 % of one CPU, what it starts included, and 40 MiB; on either node."""
-    seconds = 20
+    """In 20 s at most one and a half starts of the command, what it starts included; and 40 MiB.
+
+    Some 0.5 % of one CPU. A ratio, because a slow or a busy machine takes longer over either.
+    """
     replicated(pair)
     firewalls = (pair.fw1, pair.fw2)
     for firewall in firewalls:
         firewall.until(firewall.is_quiet, WITHIN, "is quiet")
+    ratios = []
     for _ in range(3):  # a busy machine can only add to it
         before = [spent(firewall)[0] for firewall in firewalls]
-        stays(lambda: all(each.is_quiet() for each in firewalls), seconds=seconds, what="is idle")
+        stays(lambda: all(each.is_quiet() for each in firewalls), seconds=20, what="is idle")
         after = [spent(firewall) for firewall in firewalls]
         assert max(memory for _, memory in after) <= 40 * 1024
         most = max(ticks - earlier for (ticks, _), earlier in zip(after, before, strict=True))
-        if most <= 0.005 * seconds * os.sysconf("SC_CLK_TCK"):
+        ratios.append(most / os.sysconf("SC_CLK_TCK") / start_seconds(pair.fw1))
+        if ratios[-1] <= 1.5:
             return
-    raise AssertionError(f"{most} ticks in {seconds} s")
+    raise AssertionError(f"{ratios} starts in 20 s each")
