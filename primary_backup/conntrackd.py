@@ -214,9 +214,12 @@ class Daemon(NamedTuple):
                 )
         for each in found.foreign:
             if not _is_client(each.pid):
+                # A container's program is never to be named: we would execute it.
+                advice = "give its container a network namespace of its own"
+                advice = advice if each.contained else "name its program with --conntrackd"
                 raise Unstartable(
                     f"{prefix}conntrackd (pid {each.pid}) runs {each.what}, which is not "
-                    f"{self.program}: stop it, or name its program with --conntrackd"
+                    f"{self.program}: stop it, or {advice}"
                 )
         for each in found.unknown:
             if not _is_client(each.pid):

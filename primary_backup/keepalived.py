@@ -150,10 +150,13 @@ class Keepalived(NamedTuple):
         said = {}
         # A program once, with its lowest pid: its children come and go.
         for each in reversed(found.foreign):
+            # A container's program is never to be named: its root could have us execute anything.
             said[each.what] = (
-                f"keepalived (pid {each.pid}) runs {each.what}, which is not the installed "
-                f"{self.program}: if it is this node's, name its program with --keepalived, else "
-                "give it a network namespace of its own"
+                f"keepalived (pid {each.pid}) runs {each.what} of a container: give that a network "
+                "namespace of its own, else nothing is purged while it runs"
+                if each.contained
+                else f"keepalived (pid {each.pid}) runs {each.what}, which is not the installed "
+                f"{self.program}: if it is this node's, name its program with --keepalived"
             )
         for each in reversed(found.unknown):
             said[each.what] = f"keepalived (pid {each.pid}) cannot be identified: {each.what}"

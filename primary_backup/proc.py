@@ -82,7 +82,9 @@ class Suspect(NamedTuple):
 
     pid: int
     what: str
-    """A FOREIGN one's executable, and where it is; why an UNKNOWN one cannot be identified."""
+    """A FOREIGN one's executable; why an UNKNOWN one cannot be identified."""
+    contained: bool = False
+    """Whether it has another root directory than we have."""
 
 
 class Daemons(NamedTuple):
@@ -139,7 +141,7 @@ def daemons(path: str, name: str) -> Daemons:
     hidden = found[Identity.HIDDEN] or not os.path.exists("/proc/1")  # proc(5), hidepid
     return Daemons(
         tuple(found[Identity.INSTALLED]),
-        tuple(Suspect(pid, _where(pid)) for pid in found[Identity.FOREIGN]),
+        tuple(map(_foreign, found[Identity.FOREIGN])),
         tuple(Suspect(pid, _UNREADABLE) for pid in found[Identity.UNKNOWN]),
         _HIDDEN if hidden else "",
     )
@@ -219,14 +221,12 @@ def _readlink(pid: int) -> str | None:
         return None
 
 
-def _where(pid: int) -> str:
-    """What a process runs, and that it is in a container if it is."""
+def _foreign(pid: int) -> Suspect:
     try:
         path = _readlink(pid) or "a program whose path cannot be read"
-        elsewhere = " in another root directory" if _is_elsewhere(pid) else ""
+        return Suspect(pid, path[:_LONGEST_PATH], _is_elsewhere(pid))
     except OSError:
-        return "a program that has ended"
-    return f"{path[:_LONGEST_PATH]}{elsewhere}"
+        return Suspect(pid, "a program that has ended")
 
 
 def _names(pid: int, path: str | None) -> set[str]:

@@ -441,6 +441,14 @@ def test_no_more_than_a_few_of_a_container_s_programs_are_reported() -> None:
     assert all(what in sentence for what, sentence in said.items())
 
 
+def test_a_container_s_program_is_never_to_be_named() -> None:
+    """What is named with --keepalived is executed, and the container's root can change it."""
+    found = Daemons(foreign=(Suspect(7, "/usr/sbin/keepalived", contained=True),))
+    (said,) = INSTALLED.unasked(found).values()
+    assert "of a container: give that a network namespace of its own" in said
+    assert "--keepalived" not in said
+
+
 def test_a_question_ends_when_there_is_something_newer(place: Place) -> None:
     """A promotion does not wait for an answer that only a purge, or a starting follower, needs."""
     process = place.master()

@@ -229,6 +229,8 @@ def test_a_container_s_file_at_the_same_path_is_not_the_installed_one(
         expected = f"{installed} (deleted)" if deleted else str(installed)
         assert os.readlink(f"/proc/{process.pid}/exe") == expected
         assert identity(process, installed) is Identity.FOREIGN
+        (found,) = daemons(str(installed), installed.name).foreign
+        assert found == Suspect(process.pid, expected, contained=True)
 
 
 def test_one_that_has_ended_is_no_daemon(installed: Path) -> None:
