@@ -15,7 +15,7 @@ from typing import NamedTuple
 from primary_backup.conf import Conntrackd
 from primary_backup.daemonlog import DaemonLog, message
 from primary_backup.kernel import look
-from primary_backup.proc import daemons
+from primary_backup.proc import Daemons, daemons
 from primary_backup.proof import Kernel
 from primary_backup.request import Refused, Unanswered, Unreached, Unreadable, Unstartable
 from primary_backup.run import NotInstalled, run
@@ -156,9 +156,11 @@ class Daemon(NamedTuple):
         lock_file = self.conf.lock_file
         if self._find_lock() is None:
             return ""
-        if not self._is_unreached():
-            return f"the lock {lock_file} stays: conntrackd is running"
-        self._check_alone(f"the lock {lock_file} stays: ")
+        daemon = daemons(self.program, _NAME)
+        running = next((pid for pid in daemon.installed if not _is_client(pid)), None)
+        if running is not None:
+            return f"the lock {lock_file} stays: conntrackd is running (pid {running})"
+        self._check_alone(daemon, f"the lock {lock_file} stays: ")
         found = self._find_lock()
         if found is None or not self._is_unreached():
             return ""
@@ -202,9 +204,8 @@ class Daemon(NamedTuple):
             )
         return found
 
-    def _check_alone(self, prefix: str = "") -> None:
+    def _check_alone(self, found: Daemons, prefix: str = "") -> None:
         """Raise Unstartable where a daemon runs, or where that cannot be excluded."""
-        found = daemons(self.program, _NAME)
         socket = self.conf.socket if self.conf is not None else None
         for pid in found.installed:
             if not _is_client(pid):
@@ -233,7 +234,7 @@ class Daemon(NamedTuple):
         """Start the daemon; the command, and what had to be done first. Raises Unstartable."""
         if self.conf is None or self.conf.socket is None:
             raise Unstartable(f"{self.config} names no UNIX Path: no client can reach conntrackd")
-        self._check_alone()
+        self._check_alone(daemons(self.program, _NAME))
         removed = self.unlock()
         unit = self.unit_config()
         by_unit = unit is not None and os.path.realpath(unit) == os.path.realpath(self.config)

@@ -178,7 +178,10 @@ def test_the_lock_of_a_conntrackd_that_answers_stays(lab: Lab) -> None:
 
     unlocked = pair.fw2.hook("unlock", check=True)
 
-    assert unlocked.stdout == f"the lock {lock_file(pair.fw2)} stays: conntrackd is running\n"
+    pid = pair.fw2.conntrackd_pid
+    assert unlocked.stdout == (
+        f"the lock {lock_file(pair.fw2)} stays: conntrackd is running (pid {pid})\n"
+    )
     assert unlocked.stderr == ""
 
 
