@@ -51,7 +51,7 @@ def main() -> int:
     print(f"  outcome             {event['outcome']}: {event['reason']}\n")
     for step in event["steps"]:
         print("  {name:<15} {outcome:<8} {seconds:>6.3f} s  {reason}".format_map(step))
-    print("\nThe record, as `journalctl -t ftfw-transition -o cat` would show it on fw-2:\n")
+    print("\nThe record, as `journalctl _UID=0 -t ftfw-transition -o cat` would show it on fw-2:\n")
     print("\n".join(lines))
     return 0 if summary["alive"] == summary["opened"] and event["outcome"] == "ok" else 1
 
