@@ -156,11 +156,10 @@ class Daemon(NamedTuple):
         lock_file = self.conf.lock_file
         if self._find_lock() is None:
             return ""
-        daemon = daemons(self.program, _NAME)
-        running = next((pid for pid in daemon.installed if not _is_client(pid)), None)
-        if running is not None:
-            return f"the lock {lock_file} stays: conntrackd is running (pid {running})"
-        self._check_alone(daemon, f"the lock {lock_file} stays: ")
+        running = self._daemons()
+        if running.installed:
+            return f"the lock {lock_file} stays: conntrackd is running (pid {running.installed[0]})"
+        self._check_alone(running, f"the lock {lock_file} stays: ")
         found = self._find_lock()
         if found is None or not self._is_unreached():
             return ""
@@ -204,29 +203,37 @@ class Daemon(NamedTuple):
             )
         return found
 
+    def _daemons(self) -> Daemons:
+        """The processes that are this daemon, or may be; its clients are none."""
+        found = daemons(self.program, _NAME)
+        return found._replace(
+            installed=tuple(pid for pid in found.installed if not _is_client(pid)),
+            foreign=tuple(each for each in found.foreign if not _is_client(each.pid)),
+            unknown=tuple(each for each in found.unknown if not _is_client(each.pid)),
+        )
+
     def _check_alone(self, found: Daemons, prefix: str = "") -> None:
         """Raise Unstartable where a daemon runs, or where that cannot be excluded."""
-        socket = self.conf.socket if self.conf is not None else None
-        for pid in found.installed:
-            if not _is_client(pid):
-                raise Unstartable(
-                    f"{prefix}conntrackd is running (pid {pid}) but does not answer on {socket}: "
-                    f"stop it, or correct `UNIX {{ Path }}` in {self.config}"
-                )
-        for each in found.foreign:
-            if not _is_client(each.pid):
-                # A container's program is never to be named: we would execute it.
-                advice = "give its container a network namespace of its own"
-                advice = advice if each.contained else "name its program with --conntrackd"
-                raise Unstartable(
-                    f"{prefix}conntrackd (pid {each.pid}) runs {each.what}, which is not "
-                    f"{self.program}: stop it, or {advice}"
-                )
-        for each in found.unknown:
-            if not _is_client(each.pid):
-                raise Unstartable(
-                    f"{prefix}conntrackd (pid {each.pid}) cannot be identified: {each.what}"
-                )
+        if found.installed:
+            socket = self.conf.socket if self.conf is not None else None
+            raise Unstartable(
+                f"{prefix}conntrackd is running (pid {found.installed[0]}) but does not answer on "
+                f"{socket}: stop it, or correct `UNIX {{ Path }}` in {self.config}"
+            )
+        if found.foreign:
+            other = found.foreign[0]
+            # A container's program is never to be named: we would execute it.
+            advice = "give its container a network namespace of its own"
+            advice = advice if other.contained else "name its program with --conntrackd"
+            raise Unstartable(
+                f"{prefix}conntrackd (pid {other.pid}) runs {other.what}, which is not "
+                f"{self.program}: stop it, or {advice}"
+            )
+        if found.unknown:
+            other = found.unknown[0]
+            raise Unstartable(
+                f"{prefix}conntrackd (pid {other.pid}) cannot be identified: {other.what}"
+            )
         if found.hidden:
             raise Unstartable(f"{prefix}conntrackd may be running: {found.hidden}")
 
@@ -234,7 +241,7 @@ class Daemon(NamedTuple):
         """Start the daemon; the command, and what had to be done first. Raises Unstartable."""
         if self.conf is None or self.conf.socket is None:
             raise Unstartable(f"{self.config} names no UNIX Path: no client can reach conntrackd")
-        self._check_alone(daemons(self.program, _NAME))
+        self._check_alone(self._daemons())
         removed = self.unlock()
         unit = self.unit_config()
         by_unit = unit is not None and os.path.realpath(unit) == os.path.realpath(self.config)
