@@ -86,10 +86,9 @@ class Keepalived(NamedTuple):
             raise NotRunning("keepalived is not running here")
         if not found.installed:
             raise Unknown("; ".join(self.unasked(found).values()))
-        answers = self._ask(_family(found.installed)[1])
+        answers = self._ask(_parents(found.installed))
         if not answers:
             raise NotRunning("keepalived has just ended")
-        births = _family(found.installed, set(answers))[0]
         said = tuple(each for instances in answers.values() for each in instances)
         if followed.kind == "INSTANCE":
             said = tuple(each for each in said if each.name == followed.name)
@@ -103,7 +102,7 @@ class Keepalived(NamedTuple):
         return Standing(
             state,
             max(each.since for each in said),
-            births,
+            _births(found.installed, set(answers)),
             {each.name: each.promotions for each in said},
         )
 
@@ -116,7 +115,7 @@ class Keepalived(NamedTuple):
         found = self.daemons()
         said: list[Instance] = []
         silent = [*self.unasked(found).values()]
-        for parent in _family(found.installed)[1]:
+        for parent in _parents(found.installed):
             try:
                 for instances in self._ask((parent,)).values():
                     said += instances
@@ -137,7 +136,7 @@ class Keepalived(NamedTuple):
     def refutation(self) -> str | None:
         """Why this node is no primary: it is master of nothing. None if it may be one."""
         try:
-            answers = self._ask(_family(self.daemons().installed)[1])
+            answers = self._ask(_parents(self.daemons().installed))
         except Unknown:
             return None
         states = {each.state for instances in answers.values() for each in instances}
@@ -260,15 +259,14 @@ class Keepalived(NamedTuple):
         """
         import json  # only where a purge or a new follower asks
 
-        since: int | None = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
-        if _is_roots_alone(os.fstat(directory)):
-            since = None
+        earlier = _Earlier.in_directory(directory)
+        if earlier is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(_DUMP, dir_fd=directory)
         signal.pidfd_send_signal(process, number)
         while True:
             with contextlib.suppress(FileNotFoundError, ValueError):
-                text = _read_dump(directory, since).decode(errors="surrogateescape")
+                text = _read_dump(directory, earlier).decode(errors="surrogateescape")
                 return read_dump(json.loads(text))
             if _has_ended(process):
                 return None
@@ -299,21 +297,21 @@ def _word(state: State | None) -> str:
     return state.value if state else "in none"
 
 
-def _family(
-    pids: tuple[int, ...], of: set[int] | None = None
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """When each keepalived and its children were born, and the pids of those who are no children.
-
-    ``of``: only these, and their children. Grandchildren are about to become somebody's script.
-    """
+def _parents(pids: tuple[int, ...]) -> tuple[int, ...]:
+    """The pids of those that are no children of another one."""
     found = [process for pid in pids if (process := look(pid)) is not None]
     known = {process.birth.pid for process in found}
-    parents = {process.birth.pid for process in found if process.parent not in known}
-    parents = parents if of is None else parents & of
-    ours = sorted(
-        process.birth for process in found if {process.birth.pid, process.parent} & parents
-    )
-    return tuple(birth.ticks for birth in ours), tuple(sorted(parents))
+    return tuple(sorted(each.birth.pid for each in found if each.parent not in known))
+
+
+def _births(pids: tuple[int, ...], parents: set[int]) -> tuple[int, ...]:
+    """When each of these parents and its children were started, in ticks.
+
+    Grandchildren are about to become a script.
+    """
+    found = [process for pid in pids if (process := look(pid)) is not None]
+    ours = sorted(each.birth for each in found if {each.birth.pid, each.parent} & parents)
+    return tuple(birth.ticks for birth in ours)
 
 
 def _dump_directory(pid: int) -> str:
@@ -331,8 +329,35 @@ def _is_roots_alone(found: os.stat_result) -> bool:
     return found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _read_dump(directory: int, since: int | None) -> bytes:
-    """Read the dump: root's own plain file, no link, and no older than ``since`` (ns)."""
+class _Earlier(NamedTuple):
+    """What no answer is, in a directory where others may write: what was there before."""
+
+    asked: int
+    """When the question was asked, in ns of the clock by which file systems date their files."""
+    file: os.stat_result | None
+    """The file that was there then. Its date may be as late: that clock stands for some ms."""
+
+    @classmethod
+    def in_directory(cls, directory: int) -> "_Earlier | None":
+        """Look at a directory right before the question; None where root alone may write."""
+        if _is_roots_alone(os.fstat(directory)):
+            return None
+        file = None
+        with contextlib.suppress(FileNotFoundError):
+            file = os.stat(_DUMP, dir_fd=directory, follow_symlinks=False)
+        return cls(time.clock_gettime_ns(_CLOCK_REALTIME_COARSE), file)
+
+    def excludes(self, found: os.stat_result) -> bool:
+        """Whether a file was there before, or was written before the clock was set back."""
+        if not self.asked <= found.st_mtime_ns <= time.time_ns():
+            return True
+        if self.file is None or not os.path.samestat(found, self.file):
+            return False
+        return found.st_mtime_ns == self.file.st_mtime_ns
+
+
+def _read_dump(directory: int, earlier: _Earlier | None) -> bytes:
+    """Read the dump: root's own plain file, no link, and none that was there ``earlier``."""
     found = os.stat(_DUMP, dir_fd=directory, follow_symlinks=False)
     if not stat.S_ISREG(found.st_mode) or not _is_roots_alone(found):
         raise PermissionError(0, f"no plain file of root's, but of uid {found.st_uid}: remove it")
@@ -340,7 +365,6 @@ def _read_dump(directory: int, since: int | None) -> bytes:
     with open(os.open(_DUMP, flags, dir_fd=directory), "rb") as file:
         if not os.path.samestat(os.fstat(file.fileno()), found):
             raise FileNotFoundError  # it was replaced meanwhile
-        # One from the future was written before the clock was set back.
-        if since is not None and not since <= found.st_mtime_ns <= time.time_ns():
+        if earlier is not None and earlier.excludes(found):
             raise FileNotFoundError
         return file.read(_LONGEST_DUMP)

@@ -671,6 +671,9 @@ def test_a_dump_in_a_directory_that_all_may_write_is_read(place: Place, shared: 
         dump = shared / "keepalived.json"
         assert dump.exists()
         assert "wrote no dump" in (place.objection() or "")
+        # However short a time ago: files are dated by a clock that stands still for some ms.
+        dump.touch()
+        assert "wrote no dump" in (place.objection() or "")
         # Nor is what it wrote before the clock was set back.
         dump.write_text(DUMP.replace('"state": 2', '"state": 1'))
         tomorrow = time.time() + 86400
