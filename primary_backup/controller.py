@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from primary_backup.conf import ConfError, Conntrackd
-from primary_backup.conntrackd import Daemon
+from primary_backup.conntrackd.client import Daemon
+from primary_backup.conntrackd.conf import ConfError, Conntrackd
 from primary_backup.history import History
 from primary_backup.intent import Intent, Kind
 from primary_backup.plan import (
@@ -20,14 +20,14 @@ from primary_backup.plan import (
     purge,
     refresh,
 )
-from primary_backup.proc import boot_seconds, born
 from primary_backup.proof import Commit, Outcome, Verdict
 from primary_backup.record import advice, conclude, step_event, step_fields
-from primary_backup.request import Halted, Refused, Requests, Unanswered, Unreached
-from primary_backup.rundir import CONF, RunDir, Ticket, Unusable
+from primary_backup.requests import Halted, Refused, Requests, Unanswered, Unreached
+from primary_backup.rundir.directory import CONF, RunDir, Ticket, Unusable
+from primary_backup.rundir.turn import Caller, Stuck, Turn
 from primary_backup.settings import Settings, read_conf, read_file, replication
+from primary_backup.system.proc import boot_seconds, born
 from primary_backup.transition import StepResult, Transition
-from primary_backup.turn import Caller, Stuck, Turn
 
 Emit = Callable[[str, dict[str, Any]], str]
 """Log one event, by name and fields; returns the line that was logged."""
@@ -292,7 +292,7 @@ class _Invocation:
         """Why keepalived's state forbids a purge; ended by a newer notification."""
         if self._intent.force:
             return None
-        from primary_backup.keepalived import Keepalived  # a promotion needs nothing of it
+        from primary_backup.keepalived.state import Keepalived  # a promotion needs nothing of it
 
         return Keepalived(self._settings.keepalived, self._turn.check).objection()
 
@@ -302,7 +302,7 @@ class _Invocation:
             return
         if self._commit is None or self._turn.halted() is not None:
             return  # nothing was committed, or there is a newer notification
-        from primary_backup.keepalived import Keepalived  # after the commit
+        from primary_backup.keepalived.state import Keepalived  # after the commit
 
         try:
             said = Keepalived(self._settings.keepalived, self._turn.check).refutation()

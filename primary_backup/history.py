@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from primary_backup.commit import Earlier
 from primary_backup.plan import PURGES, State, Step, When
-from primary_backup.proc import TICKS_PER_SECOND, boot_id, boot_seconds
 from primary_backup.proof import ENDED, Kernel, Outcome
-from primary_backup.rundir import Memory, RunDir, Ticket
+from primary_backup.rundir.directory import Memory, RunDir, Ticket
+from primary_backup.system.proc import TICKS_PER_SECOND, boot_id, boot_seconds
 from primary_backup.transition import Past, StepResult, Transition
 
 PURGE_MARGIN_SECONDS = 5.0

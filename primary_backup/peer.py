@@ -1,7 +1,7 @@
 """What the counters of ``-s`` tell about the other firewall: heard, arrived, taken."""
 
-from primary_backup.request import Requests
-from primary_backup.status import Status
+from primary_backup.conntrackd.status import Status
+from primary_backup.requests import Requests
 
 ALIVE_SECONDS = 1.1
 """A peer sends a keep-alive every second (ALIVE_INT)."""

@@ -7,7 +7,7 @@ So that every verdict here rests on an observed change: the kernel's counters an
 from enum import Enum
 from typing import NamedTuple
 
-from primary_backup.status import Status
+from primary_backup.conntrackd.status import Status
 
 
 class Outcome(Enum):

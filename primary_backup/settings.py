@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from primary_backup.conf import ConfError, Conntrackd, read_conntrackd
+from primary_backup.conntrackd.conf import ConfError, Conntrackd, read_conntrackd
 from primary_backup.plan import Replication
 
 KEEPALIVED = ("/usr/sbin/keepalived", "/usr/local/sbin/keepalived")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from primary_backup.commit import Committing, Earlier, Refill
+from primary_backup.conntrackd.status import Status
 from primary_backup.peer import Peer
 from primary_backup.plan import Step, When
 from primary_backup.proof import (
@@ -15,7 +16,7 @@ from primary_backup.proof import (
     judge_resync,
     uncovered,
 )
-from primary_backup.request import (
+from primary_backup.requests import (
     Halted,
     Refused,
     Requests,
@@ -23,7 +24,6 @@ from primary_backup.request import (
     Unreached,
     Unstartable,
 )
-from primary_backup.status import Status
 
 _EMPTY_INTERNAL = frozenset({("-f",), ("-f", "internal")})
 """What empties the internal cache, and the kernel table where the daemon has no such cache."""

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import click
 import pytest
 
-from primary_backup.cli import command
+from primary_backup.commands.main import command
 from primary_backup.plan import Mode, Replication, State, plan
 from tests.fake.node import HOOK, Ended, Hook, Node, later, until
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from primary_backup.conf import ConfError, Conntrackd, read_conntrackd
+from primary_backup.conntrackd.conf import ConfError, Conntrackd, read_conntrackd
 from primary_backup.plan import Mode
 
 DATA = Path(__file__).parent / "data" / "conf"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from primary_backup.conf import Conntrackd
-from primary_backup.daemonlog import DaemonLog, message
+from primary_backup.conntrackd.conf import Conntrackd
+from primary_backup.conntrackd.daemonlog import DaemonLog, message
 from primary_backup.plan import Mode
 
 CONF = Conntrackd(mode=Mode.FTFW, stats=False, socket=None)

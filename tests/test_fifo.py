@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from primary_backup.fifo import Fifo, NoFifo
-from primary_backup.notify import Followed
+from primary_backup.keepalived.fifo import Fifo, NoFifo
+from primary_backup.keepalived.notify import Followed
 
 MASTER = b'GROUP "G1" MASTER 0'
 FOLLOWS = """
 import sys, time
-from primary_backup.fifo import Fifo
+from primary_backup.keepalived.fifo import Fifo
 sys.addaudithook(lambda event, _: event == "fcntl.flock" and print("tries", flush=True))
 fifo = Fifo(sys.argv[1])
 print("follows", flush=True)

@@ -20,14 +20,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from primary_backup.fifo import Fifo
-from primary_backup.follow import STOP_SECONDS
-from primary_backup.inbox import Inbox
+from primary_backup.follower.inbox import Inbox
+from primary_backup.follower.loop import STOP_SECONDS
+from primary_backup.follower.needs import FIRST_PAUSE_SECONDS
 from primary_backup.intent import Intent, Kind
-from primary_backup.notify import STATES, Followed
+from primary_backup.keepalived.fifo import Fifo
+from primary_backup.keepalived.notify import STATES, Followed
 from primary_backup.plan import State
-from primary_backup.proc import TICKS_PER_SECOND, boot_id, boot_seconds
-from primary_backup.watch import FIRST_PAUSE_SECONDS
+from primary_backup.system.proc import TICKS_PER_SECOND, boot_id, boot_seconds
 from tests.fake.node import Follower, Hook, Node, later, lives, until
 
 WAITS = ": >$world/asking; until_told go"

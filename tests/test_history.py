@@ -10,10 +10,10 @@ import pytest
 
 from primary_backup.history import History
 from primary_backup.plan import Mode, Replication, State, Step, plan
-from primary_backup.proc import TICKS_PER_SECOND, Birth, boot_seconds, born
 from primary_backup.proof import Kernel, Outcome
-from primary_backup.request import Requests
-from primary_backup.rundir import RunDir, Ticket
+from primary_backup.requests import Requests
+from primary_backup.rundir.directory import RunDir, Ticket
+from primary_backup.system.proc import TICKS_PER_SECOND, Birth, boot_seconds, born
 from primary_backup.transition import Past, StepResult, Transition
 
 DAEMON = (1, 2, 3)

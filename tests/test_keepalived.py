@@ -22,15 +22,15 @@ from pathlib import Path
 
 import pytest
 
-from primary_backup.fifo import Fifo
-from primary_backup.inbox import Inbox
-from primary_backup.inquiry import Inquiry
-from primary_backup.keepalived import Keepalived, NotRunning, Standing, Unknown
-from primary_backup.notify import Followed
+from primary_backup.follower.inbox import Inbox
+from primary_backup.follower.reconcile import Inquiry
+from primary_backup.keepalived.fifo import Fifo
+from primary_backup.keepalived.notify import Followed
+from primary_backup.keepalived.state import Keepalived, NotRunning, Standing, Unknown
 from primary_backup.plan import State
-from primary_backup.proc import Daemons, Suspect
 from primary_backup.proof import Outcome
 from primary_backup.settings import Settings
+from primary_backup.system.proc import Daemons, Suspect
 from tests.lab.node import Node, until
 
 GROUP = Followed("GROUP", "G1")
@@ -573,7 +573,7 @@ def test_a_root_of_a_container_is_named_and_neither_run_nor_believed(
     assert process.poll() is None
 
 
-ASK = "from primary_backup.keepalived import *; print(Keepalived('/usr/sbin/keepalived').{})"
+ASK = "from primary_backup.keepalived.state import *; print(Keepalived('/usr/sbin/keepalived').{})"
 
 
 def test_one_that_cannot_be_identified_is_not_taken_for_none(place: Place) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from primary_backup.kernel import look, parse_inserted
 from primary_backup.proof import Kernel
+from primary_backup.system.kernel import look, parse_inserted
 
 # Linux 6.1 and before called the second column `searched`, and has no `clashres`.
 OLDER = """\

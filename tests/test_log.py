@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 
-from primary_backup.log import Held, Log, SystemLog
+from primary_backup.system.log import Held, Log, SystemLog
 from tests.fake.node import Node, until
 from tests.test_printable import ANY
 

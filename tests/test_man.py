@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from primary_backup.cli import EXIT_STATUS, USAGE, command
+from primary_backup.commands.main import EXIT_STATUS, USAGE, command
 
 ROOT = Path(__file__).parents[1]
 PAGE = re.sub(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from primary_backup.notify import (
+from primary_backup.keepalived.notify import (
     STATES,
     Followed,
     Instance,

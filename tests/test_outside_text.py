@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from primary_backup.render import EXAMPLE
+from primary_backup.site.render import EXAMPLE
 from tests.fake.node import Ended, Node
 from tests.test_cli import on_terminal
 

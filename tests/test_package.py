@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from primary_backup.render import EXAMPLE
+from primary_backup.site.render import EXAMPLE
 
 ROOT = Path(__file__).parents[1]
 PACKAGING = ROOT / "packaging"
@@ -94,7 +94,7 @@ def test_the_installed_command_renders_what_is_shipped(command: Path, tmp_path: 
     """From any directory, by the example that it prints, and without a checkout."""
     site = tmp_path / "site.toml"
     python = command.with_name("python")
-    where = run(python, "-c", "import primary_backup.render as it; print(it.TEMPLATES)")
+    where = run(python, "-c", "import primary_backup.site.render as it; print(it.TEMPLATES)")
     assert Path(where).is_relative_to(command.parents[1])
 
     site.write_text(run(command, "render", "--example"))
@@ -110,7 +110,7 @@ def test_the_installed_command_renders_what_is_shipped(command: Path, tmp_path: 
             assert Path(line).read_bytes() == shipped.read_bytes(), path
 
 
-@pytest.mark.parametrize("module", ["cli", "follow"])
+@pytest.mark.parametrize("module", ["commands.main", "follower.loop"])
 def test_a_commit_does_not_wait_for_what_only_render_needs(module: str) -> None:
     """Libraries for templates and for validation are imported by `render` alone."""
     code = f"import sys, primary_backup.{module}; print(*sys.modules)"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from primary_backup.printable import printable
+from primary_backup.system.printable import printable
 
 # Zero to 31, DEL and C1; the line separators; each bidirectional mark of Unicode; a byte that is no
 # UTF-8, as Python reads it from a command line; a byte-order mark, a soft hyphen, a wide space.

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from primary_backup.proc import (
+from primary_backup.system.proc import (
     TICKS_PER_SECOND,
     Identity,
     Program,
@@ -251,7 +251,7 @@ UNREADABLE = "its executable cannot be read, for which CAP_SYS_PTRACE is needed"
 HIDDEN = "/proc hides processes from one without CAP_SYS_PTRACE"
 ASK = """
 import sys
-from primary_backup.proc import daemons
+from primary_backup.system.proc import daemons
 found = daemons(*sys.argv[1:])
 print(found.none, *(f"{each.pid} {each.what}" for each in found.unknown), found.hidden, sep="\\n")
 """

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from primary_backup.conntrackd.status import Status
 from primary_backup.proof import (
     Commit,
     Kernel,
@@ -13,7 +14,6 @@ from primary_backup.proof import (
     judge_resync,
     uncovered,
 )
-from primary_backup.status import Status
 
 COUNTS = st.integers(0, 10**6)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from primary_backup.cli import main
-from primary_backup.conf import Conntrackd, read_conntrackd
+from primary_backup.commands.main import main
+from primary_backup.conntrackd.conf import Conntrackd, read_conntrackd
 from primary_backup.plan import Mode
-from primary_backup.render import EXAMPLE, Existing, Linked, render, write
-from primary_backup.site import MODES, WIRINGS, read_site
+from primary_backup.site.model import MODES, WIRINGS, read_site
+from primary_backup.site.render import EXAMPLE, Existing, Linked, render, write
 from tests.fake.node import Node
 
 PACKAGING = Path(__file__).parents[1] / "packaging"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from primary_backup.run import Finished, NotInstalled, run
+from primary_backup.system.run import Finished, NotInstalled, run
 from tests.fake.node import lives, until
 
 SHORT = 0.3

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from primary_backup.plan import State
-from primary_backup.proc import Birth, boot_id, born
-from primary_backup.rundir import CONF, Holder, Memory, RunDir, Ticket, Unusable
+from primary_backup.rundir.directory import CONF, Holder, Memory, RunDir, Ticket, Unusable
+from primary_backup.system.proc import Birth, boot_id, born
 from tests.fake.node import later, until
 from tests.test_printable import ANY
 
@@ -27,8 +27,8 @@ MINE = Ticket(born(), State.BACKUP)
 LOCKS = """
 import sys, time
 from primary_backup.plan import State
-from primary_backup.proc import born
-from primary_backup.rundir import RunDir, Ticket
+from primary_backup.system.proc import born
+from primary_backup.rundir.directory import RunDir, Ticket
 ticket = Ticket(born(), State.PRIMARY)
 run_dir = RunDir(sys.argv[1])
 run_dir.show(ticket)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 
-from primary_backup.service import Service
+from primary_backup.system.systemd import Service
 from tests.test_printable import ANY
 
 HOUR = str(3600 * 1_000_000)

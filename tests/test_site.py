@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from primary_backup.render import EXAMPLE
-from primary_backup.site import SiteError, read_site
+from primary_backup.site.model import SiteError, read_site
+from primary_backup.site.render import EXAMPLE
 
 SITE = Path(EXAMPLE).read_text()
 

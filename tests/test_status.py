@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from primary_backup.status import (
+from primary_backup.conntrackd.status import (
     Status,
     parse,
     parse_flushes,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from primary_backup.keepalived import Standing
+from primary_backup.follower.continuity import Tenure
+from primary_backup.keepalived.state import Standing
 from primary_backup.plan import State
-from primary_backup.rundir import Memory
-from primary_backup.tenure import Tenure
+from primary_backup.rundir.directory import Memory
 
 RELOADED = 1e9
 """The date that keepalived gives, seconds of the wall clock."""

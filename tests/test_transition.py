@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primary_backup.commit import Earlier
+from primary_backup.conntrackd.status import Status
 from primary_backup.plan import Mode, Replication, State, Step, plan
 from primary_backup.proof import Kernel, Outcome
-from primary_backup.request import (
+from primary_backup.requests import (
     Refused,
     Requests,
     Unanswered,
     Unreached,
     Unstartable,
 )
-from primary_backup.status import Status
 from primary_backup.transition import Past, StepResult, Transition
 
 FTFW = Replication(Mode.FTFW)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from primary_backup.plan import State
-from primary_backup.proc import Birth, boot_id, born
-from primary_backup.request import Halted
-from primary_backup.rundir import Memory, RunDir, Ticket
-from primary_backup.turn import Caller, Turn
+from primary_backup.requests import Halted
+from primary_backup.rundir.directory import Memory, RunDir, Ticket
+from primary_backup.rundir.turn import Caller, Turn
+from primary_backup.system.proc import Birth, boot_id, born
 from tests.fake.node import until
 
 

@@ -9,20 +9,20 @@ from typing import NamedTuple
 
 import pytest
 
-from primary_backup.intent import Intent, Kind
-from primary_backup.plan import State
-from primary_backup.proc import boot_id, boot_seconds
-from primary_backup.proof import Outcome
-from primary_backup.request import Halted
-from primary_backup.settings import Settings, installed_keepalived
-from primary_backup.upkeep import Upkeep
-from primary_backup.watch import (
+from primary_backup.follower.needs import (
     CALM_SECONDS,
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
     SILENCE_SECONDS,
     Pace,
 )
+from primary_backup.follower.upkeep import Upkeep
+from primary_backup.intent import Intent, Kind
+from primary_backup.plan import State
+from primary_backup.proof import Outcome
+from primary_backup.requests import Halted
+from primary_backup.settings import Settings, installed_keepalived
+from primary_backup.system.proc import boot_id, boot_seconds
 from tests.fake.node import Node, until
 
 WAITS = ": >$world/asking; until_told go"

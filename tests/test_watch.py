@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from primary_backup.status import Status
-from primary_backup.watch import (
+from primary_backup.conntrackd.status import Status
+from primary_backup.follower.needs import (
     CALM_SECONDS,
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from primary_backup.proc import TICKS_PER_SECOND, boot_seconds
+from primary_backup.system.proc import TICKS_PER_SECOND, boot_seconds
 
 HOOK = Path(sys.executable).with_name("ftfw-transition")
 CLIENT = Path(__file__).with_name("conntrackd")

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from primary_backup.conf import ConfError, read_conntrackd
+from primary_backup.conntrackd.conf import ConfError, read_conntrackd
 from primary_backup.plan import Mode
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "data" / "conf").glob("*.conf"))

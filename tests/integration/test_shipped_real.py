@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from primary_backup.render import EXAMPLE, render
-from primary_backup.site import MODES, WIRINGS, read_site
+from primary_backup.site.model import MODES, WIRINGS, read_site
+from primary_backup.site.render import EXAMPLE, render
 from tests.lab.bench import bulks
 from tests.lab.firewall import RULESET
 from tests.lab.moments import finished

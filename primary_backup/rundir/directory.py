@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from primary_backup.plan import PURGES, State
-from primary_backup.proc import Birth, boot_id, look
+from primary_backup.system.proc import Birth, boot_id, look
 
 CONF = "conntrackd.conf"
 """The last one that a client accepted."""

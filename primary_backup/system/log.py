@@ -14,7 +14,7 @@ try:
 except ImportError:  # before 3.1
     from pythonjsonlogger.jsonlogger import JsonFormatter  # type: ignore[attr-defined]
 
-from primary_backup.printable import printable
+from primary_backup.system.printable import printable
 
 IDENTIFIER = "ftfw-transition"
 SOCKET = "/dev/log"

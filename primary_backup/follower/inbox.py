@@ -4,11 +4,11 @@ import itertools
 import os
 from typing import NamedTuple
 
-from primary_backup.fifo import Fifo
 from primary_backup.intent import Intent, Kind
-from primary_backup.notify import Followed
+from primary_backup.keepalived.fifo import Fifo
+from primary_backup.keepalived.notify import Followed
 from primary_backup.plan import State
-from primary_backup.proc import TICKS_PER_SECOND, Birth, boot_seconds, born
+from primary_backup.system.proc import TICKS_PER_SECOND, Birth, boot_seconds, born
 
 
 class Word(NamedTuple):

@@ -4,7 +4,7 @@ import os
 import socket
 import time
 
-from primary_backup.printable import printable
+from primary_backup.system.printable import printable
 
 
 class Service:

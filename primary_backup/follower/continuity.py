@@ -4,9 +4,9 @@ import contextlib
 import math
 from typing import Any
 
-from primary_backup.keepalived import Standing
+from primary_backup.keepalived.state import Standing
 from primary_backup.plan import State
-from primary_backup.rundir import Memory, RunDir, Unusable
+from primary_backup.rundir.directory import Memory, RunDir, Unusable
 
 _AFTER = "transition"
 

@@ -3,8 +3,8 @@
 from enum import Enum
 from typing import NamedTuple
 
+from primary_backup.conntrackd.status import Status
 from primary_backup.proof import uncovered
-from primary_backup.status import Status
 
 SILENCE_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 5.0

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from primary_backup.plan import State
-from primary_backup.proc import Birth
-from primary_backup.request import Halted
-from primary_backup.rundir import Memory, RunDir, Ticket
+from primary_backup.requests import Halted
+from primary_backup.rundir.directory import Memory, RunDir, Ticket
+from primary_backup.system.proc import Birth
 
 LOCK_SECONDS = 60.0
 OVERTAKE_SECONDS = 6.0

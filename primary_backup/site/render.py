@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from primary_backup.site import Site
+from primary_backup.site.model import Site
 
 ADVERT_SECONDS = 0.2
 _PRIORITIES = ((100, "above {}'s 90"), (90, "below {}'s 100"))
@@ -20,7 +20,7 @@ _TITLES = {
 }
 FOLLOWER = "systemd/ftfw-transition.service"
 TEMPLATES = os.path.join(os.path.dirname(__file__), "templates")
-EXAMPLE = os.path.join(os.path.dirname(__file__), "site.toml")
+EXAMPLE = os.path.join(os.path.dirname(__file__), "example.toml")
 """The site file of which the files in packaging/ are the rendering."""
 
 

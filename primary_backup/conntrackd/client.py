@@ -12,20 +12,20 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from primary_backup.conf import Conntrackd
-from primary_backup.daemonlog import DaemonLog, message
-from primary_backup.kernel import look
-from primary_backup.proc import Daemons, daemons
-from primary_backup.proof import Kernel
-from primary_backup.request import Refused, Unanswered, Unreached, Unreadable, Unstartable
-from primary_backup.run import NotInstalled, run
-from primary_backup.status import (
+from primary_backup.conntrackd.conf import Conntrackd
+from primary_backup.conntrackd.daemonlog import DaemonLog, message
+from primary_backup.conntrackd.status import (
     Status,
     parse,
     parse_flushes,
     parse_flushing,
     parse_unacknowledged,
 )
+from primary_backup.proof import Kernel
+from primary_backup.requests import Refused, Unanswered, Unreached, Unreadable, Unstartable
+from primary_backup.system.kernel import look
+from primary_backup.system.proc import Daemons, daemons
+from primary_backup.system.run import NotInstalled, run
 
 CALL_SECONDS = 5.0
 START_SECONDS = 20.0

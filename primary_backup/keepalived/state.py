@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from primary_backup.notify import Followed, Instance, read_dump
+from primary_backup.keepalived.notify import Followed, Instance, read_dump
 from primary_backup.plan import State
-from primary_backup.proc import Daemons, Identity, Program, daemons, identify, look, takes
 from primary_backup.proof import Outcome, Verdict
-from primary_backup.run import NotInstalled, run
+from primary_backup.system.proc import Daemons, Identity, Program, daemons, identify, look, takes
+from primary_backup.system.run import NotInstalled, run
 
 ANSWER_SECONDS = 0.5
 """For one answer, which keepalived gives within 20 ms (seen: 1.3 ms, at most 17);

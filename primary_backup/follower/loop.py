@@ -12,22 +12,22 @@ import signal
 import time
 from collections.abc import Callable
 
-from primary_backup.conf import ConfError
+from primary_backup.conntrackd.conf import ConfError
 from primary_backup.controller import Emit, enter
-from primary_backup.fifo import Fifo
-from primary_backup.inbox import Inbox, Word
-from primary_backup.inquiry import Inquiry
+from primary_backup.follower.inbox import Inbox, Word
+from primary_backup.follower.needs import Pace
+from primary_backup.follower.reconcile import Inquiry
+from primary_backup.follower.upkeep import LOOK_SECONDS, Upkeep
 from primary_backup.intent import Intent, Kind
-from primary_backup.notify import Followed
+from primary_backup.keepalived.fifo import Fifo
+from primary_backup.keepalived.notify import Followed
 from primary_backup.plan import State
 from primary_backup.proof import Outcome
-from primary_backup.request import Halted
-from primary_backup.rundir import RunDir, Unusable
-from primary_backup.service import Service
+from primary_backup.requests import Halted
+from primary_backup.rundir.directory import RunDir, Unusable
+from primary_backup.rundir.turn import Caller
 from primary_backup.settings import Settings, read_conf
-from primary_backup.turn import Caller
-from primary_backup.upkeep import LOOK_SECONDS, Upkeep
-from primary_backup.watch import Pace
+from primary_backup.system.systemd import Service
 
 FIFO_SECONDS = 0.25
 """How long it takes to notice that keepalived has made its FIFO anew."""

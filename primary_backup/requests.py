@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
+from primary_backup.conntrackd.status import Status
 from primary_backup.proof import Kernel
-from primary_backup.status import Status
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from primary_backup.conf import Conntrackd
-from primary_backup.run import NotInstalled, run
+from primary_backup.conntrackd.conf import Conntrackd
+from primary_backup.system.run import NotInstalled, run
 
 JOURNAL_SECONDS = 2.0
 """journalctl answers in some 10 ms; a promotion has failed by then, and a newer one may wait."""

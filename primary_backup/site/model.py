@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import voluptuous as vol
 
-from primary_backup.printable import printable
+from primary_backup.system.printable import printable
 
 WIRINGS = ("fifo", "hooks")
 MODES = ("ftfw", "direct", "notrack", "alarm")

@@ -8,15 +8,14 @@ from typing import Any, NoReturn
 
 import click
 
-from primary_backup.conf import ConfError
-from primary_backup.conntrackd import DEFAULT_CONFIG, Daemon
+from primary_backup.conntrackd.client import DEFAULT_CONFIG, Daemon
+from primary_backup.conntrackd.conf import ConfError
 from primary_backup.controller import enter
 from primary_backup.intent import Intent, Kind
-from primary_backup.notify import read_arguments
+from primary_backup.keepalived.notify import read_arguments
 from primary_backup.plan import PURGES, STARTS_DAEMON, State, plan
-from primary_backup.printable import printable
 from primary_backup.proof import Outcome
-from primary_backup.request import Unstartable
+from primary_backup.requests import Unstartable
 from primary_backup.settings import (
     KEEPALIVED,
     Settings,
@@ -24,6 +23,7 @@ from primary_backup.settings import (
     read_conf,
     replication,
 )
+from primary_backup.system.printable import printable
 
 EXIT_STATUS = {
     Outcome.OK: 0,
@@ -165,10 +165,10 @@ def follow(obj: tuple[Settings, str], group: str | None, instance: str | None, p
     """
     if bool(group) == bool(instance):
         raise click.UsageError("follow needs either --group NAME or --instance NAME")
-    from primary_backup.fifo import Fifo, NoFifo
-    from primary_backup.follow import Follower
-    from primary_backup.notify import Followed
-    from primary_backup.rundir import RunDir, Unusable
+    from primary_backup.follower.loop import Follower
+    from primary_backup.keepalived.fifo import Fifo, NoFifo
+    from primary_backup.keepalived.notify import Followed
+    from primary_backup.rundir.directory import RunDir, Unusable
 
     settings, log_level = obj
     followed = Followed("GROUP", group) if group else Followed("INSTANCE", instance or "")
@@ -207,7 +207,7 @@ def unlock(obj: tuple[Settings, str]) -> None:
 
 def _show_example(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
     if value:
-        from primary_backup.render import EXAMPLE
+        from primary_backup.site.render import EXAMPLE
 
         with open(EXAMPLE, encoding="utf-8") as file:
             _print(*file.read().splitlines())
@@ -239,8 +239,8 @@ def render_command(site: str, node: str, output: str) -> None:
 
     Files that are there and differ are never touched.
     """
-    from primary_backup.render import Existing, Linked, render, write
-    from primary_backup.site import SiteError, read_site
+    from primary_backup.site.model import SiteError, read_site
+    from primary_backup.site.render import Existing, Linked, render, write
 
     try:
         with open(site, encoding="utf-8") as file:
@@ -327,7 +327,7 @@ class _Emitter:
 
     def __call__(self, name: str, fields: dict[str, Any]) -> str:
         if self._log is None:
-            from primary_backup.log import Log
+            from primary_backup.system.log import Log
 
             self._log = Log(self._level)
         line: str = self._log.event(name, fields)

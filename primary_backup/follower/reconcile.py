@@ -4,18 +4,18 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from primary_backup.inbox import Inbox, Word
+from primary_backup.follower.continuity import Tenure
+from primary_backup.follower.inbox import Inbox, Word
+from primary_backup.follower.needs import Pace
 from primary_backup.intent import Intent, Kind
-from primary_backup.keepalived import Keepalived, NotRunning, Standing, Unknown, writes
-from primary_backup.notify import Followed
+from primary_backup.keepalived.notify import Followed
+from primary_backup.keepalived.state import Keepalived, NotRunning, Standing, Unknown, writes
 from primary_backup.plan import State
-from primary_backup.proc import Daemons, boot_seconds
 from primary_backup.proof import ENDED, Outcome
-from primary_backup.request import Halted
-from primary_backup.rundir import Memory, RunDir, Unusable
+from primary_backup.requests import Halted
+from primary_backup.rundir.directory import Memory, RunDir, Unusable
 from primary_backup.settings import Settings
-from primary_backup.tenure import Tenure
-from primary_backup.watch import Pace
+from primary_backup.system.proc import Daemons, boot_seconds
 
 _MOST_NAMED = 20
 """So many programs are named in the log, however many a container starts under new paths."""

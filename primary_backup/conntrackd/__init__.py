@@ -1,0 +1,1 @@
+"""conntrackd: its configuration, its client, its status, and starting it."""

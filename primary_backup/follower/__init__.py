@@ -1,0 +1,1 @@
+"""The follower: a process that stays, carries out notifications, and keeps conntrackd in sync."""

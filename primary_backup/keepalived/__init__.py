@@ -1,0 +1,1 @@
+"""keepalived: its notifications, its FIFO, and the state that it reports."""

@@ -1,0 +1,1 @@
+"""The configuration files of a pair, made from one small site file."""

@@ -1,0 +1,1 @@
+"""This machine: programs, processes, the kernel's counters, systemd, and the log."""
