@@ -43,7 +43,8 @@ MODES = [
     ),
 ]
 REFUSES = "refuse \"parsing config file in line (3), symbol 'Nonsense': syntax error\""
-COMMANDS = ", ".join(command.commands)
+_CONTEXT = click.Context(command)
+COMMANDS = ", ".join(command.list_commands(_CONTEXT))
 WAITS = ": >$world/committing; until_told go"
 """A request that waits, and says that it does."""
 
@@ -197,7 +198,8 @@ def test_a_variable_reaches_the_documented_global_options_alone(
     top = click.Context(command, info_name="ftfw-transition", **command.context_settings)
     contexts = [top] + [
         click.Context(each, parent=top, info_name=name, **each.context_settings)
-        for name, each in command.commands.items()
+        for name in command.list_commands(_CONTEXT)
+        if (each := command.get_command(_CONTEXT, name)) is not None
     ]
     reached: dict[tuple[str, str | None], set[str]] = {}
     for context in contexts:

@@ -6,12 +6,20 @@ from pathlib import Path
 import click
 import pytest
 
-from primary_backup.commands.main import EXIT_STATUS, USAGE, command
+from primary_backup.commands.console import EXIT_STATUS, USAGE
+from primary_backup.commands.main import command
 
 ROOT = Path(__file__).parents[1]
 PAGE = re.sub(
     r"\\f[BIRP]|\\(?=-)|\"", "", (ROOT / "packaging/man/ftfw-transition.8").read_text()
 ).replace("\\~", " ")
+
+_CONTEXT = click.Context(command)
+COMMANDS = {
+    name: found
+    for name in command.list_commands(_CONTEXT)
+    if (found := command.get_command(_CONTEXT, name)) is not None
+}
 
 
 def section(title: str) -> str:
@@ -30,21 +38,21 @@ def options(of: click.Command) -> set[str]:
     return {name for each in of.params for name in each.opts if name.startswith("--")} - {"--help"}
 
 
-@pytest.mark.parametrize("name", command.commands)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_each_of_its_options_is_explained(name: str) -> None:
     """`man ftfw-transition` leaves nothing out that `--help` shows."""
     assert paragraphs(section("COMMANDS"))[name].strip()
     told = {tag.split()[0] for tag in paragraphs(section("OPTIONS"))}
-    assert options(command.commands[name]) <= told
+    assert options(COMMANDS[name]) <= told
 
 
 def test_nothing_is_explained_that_is_not_there() -> None:
     """No option of an earlier version is left on the page."""
     told = {tag.split()[0] for tag in paragraphs(section("OPTIONS"))}
-    there = options(command).union(*(options(each) for each in command.commands.values()))
+    there = options(command).union(*(options(each) for each in COMMANDS.values()))
 
     assert told == there | {"--help"}
-    assert set(paragraphs(section("COMMANDS"))) == set(command.commands)
+    assert set(paragraphs(section("COMMANDS"))) == set(COMMANDS)
 
 
 def test_the_variables_are_those_of_the_command() -> None:

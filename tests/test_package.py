@@ -110,7 +110,7 @@ def test_the_installed_command_renders_what_is_shipped(command: Path, tmp_path: 
             assert Path(line).read_bytes() == shipped.read_bytes(), path
 
 
-@pytest.mark.parametrize("module", ["commands.main", "follower.loop"])
+@pytest.mark.parametrize("module", ["commands.transition", "follower.loop"])
 def test_a_commit_does_not_wait_for_what_only_render_needs(module: str) -> None:
     """Libraries for templates and for validation are imported by `render` alone."""
     code = f"import sys, primary_backup.{module}; print(*sys.modules)"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from primary_backup.commands.main import EXIT_STATUS
+from primary_backup.commands.console import EXIT_STATUS
 from primary_backup.plan import Mode, Replication, State, Step, When, plan, refresh
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

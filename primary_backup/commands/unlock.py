@@ -1,0 +1,32 @@
+"""``unlock``: remove the lock file that a killed conntrackd has left."""
+
+import click
+
+from primary_backup.commands.console import Common, fail, print_lines
+from primary_backup.conntrackd.client import DEFAULT_CONFIG, Daemon
+from primary_backup.conntrackd.conf import ConfError
+from primary_backup.requests import Unstartable
+from primary_backup.settings import read_conf
+
+
+@click.command()
+@click.pass_obj
+def unlock(common: Common) -> None:
+    """Remove the lock file that a killed conntrackd has left, before its next start.
+
+    Nothing is removed while a conntrackd lives. Where no --config is given, it is that of systemd's
+    conntrackd.service.
+    """
+    settings = common.settings
+    config = settings.config
+    try:
+        if config == DEFAULT_CONFIG:
+            config = Daemon(settings.conntrackd, config, None).unit_config() or config
+        removed = Daemon(settings.conntrackd, config, read_conf(config)).unlock()
+    except (ConfError, Unstartable) as error:
+        fail(str(error))
+    if removed:
+        print_lines(removed)
+
+
+COMMANDS = {"unlock": unlock}
