@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
+from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
 from primary_backup.peer import Peer
 from primary_backup.proof import Commit, Kernel, Outcome, Verdict, judge_commit
-from primary_backup.requests import Refused, Requests, Unanswered, Unreached
+from primary_backup.requests import Requests
 
 LOOK_SECONDS = 0.1
 STILL_SECONDS = 0.5

@@ -5,10 +5,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from primary_backup.conntrackd.client import Daemon
-from primary_backup.conntrackd.conf import ConfError, Conntrackd
+from primary_backup.conntrackd.client import Daemon, Refused, Unanswered, Unreached
+from primary_backup.conntrackd.conf import ConfError, Conntrackd, read_conf, read_file, replication
+from primary_backup.conntrackd.start import start
 from primary_backup.history import History
 from primary_backup.intent import Intent, Kind
 from primary_backup.plan import (
@@ -22,10 +24,10 @@ from primary_backup.plan import (
 )
 from primary_backup.proof import Commit, Outcome, Verdict
 from primary_backup.record import advice, conclude, step_event, step_fields
-from primary_backup.requests import Halted, Refused, Requests, Unanswered, Unreached
+from primary_backup.requests import Requests
 from primary_backup.rundir.directory import CONF, RunDir, Ticket, Unusable
-from primary_backup.rundir.turn import Caller, Stuck, Turn
-from primary_backup.settings import Settings, read_conf, read_file, replication
+from primary_backup.rundir.turn import Caller, Halted, Stuck, Turn
+from primary_backup.settings import Settings
 from primary_backup.system.proc import boot_seconds, born
 from primary_backup.transition import StepResult, Transition
 
@@ -264,8 +266,7 @@ class _Invocation:
             steps = tuple(step for step in steps if step.when is not When.PEER_COVERS)
         requests = Requests(
             self._daemon,
-            may_start=(self._state in STARTS_DAEMON or self._intent.kind is Kind.REFRESH)
-            and self._daemon.config == self._settings.config,
+            start=partial(start, self._daemon) if self._may_start() else None,
             halted=self._turn.halted,
             pause=self._turn.pause,
             deadline=time.monotonic() + TRANSITION_SECONDS,
@@ -283,6 +284,11 @@ class _Invocation:
             self._notes.append(f"{spared if self._conf else safe}: {self._unread}")
         if self._history.trouble:
             self._no_record(f"without record: {self._history.trouble}", self._history.trouble)
+
+    def _may_start(self) -> bool:
+        """Whether a dead daemon is started: in no fault, and by no other file than its own."""
+        wanted = self._state in STARTS_DAEMON or self._intent.kind is Kind.REFRESH
+        return wanted and self._daemon.config == self._settings.config
 
     def _about_to(self, step: Step) -> None:
         seconds = self._conf.purge_timeout if self._conf else 0

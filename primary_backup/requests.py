@@ -5,34 +5,12 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
+from primary_backup.conntrackd.client import Unanswered, Unreached
 from primary_backup.conntrackd.status import Status
 from primary_backup.proof import Kernel
+from primary_backup.rundir.turn import Halted
 
 T = TypeVar("T")
-
-
-class Unreached(Exception):
-    """Nobody listens: the request was not made, ask again."""
-
-
-class Unanswered(Exception):
-    """The request was made, perhaps: the daemon may still be at it, never ask again."""
-
-
-class Refused(Exception):
-    """The client refuses, with its own message: asking again cannot help."""
-
-
-class Unreadable(Refused):
-    """It refuses its configuration, and has spoken to nobody."""
-
-
-class Unstartable(Exception):
-    """The daemon is down and cannot be started."""
-
-
-class Halted(Exception):
-    """A newer notification, a signal or the deadline: nothing more is asked."""
 
 
 class Daemon(Protocol):
@@ -59,9 +37,6 @@ class Daemon(Protocol):
     def identity(self) -> object:
         """What tells this daemon from the next one."""
 
-    def start(self) -> tuple[str, str]:
-        """Start the daemon; the command, and what had to be done first. Raises Unstartable."""
-
 
 class Start(NamedTuple):
     """The daemon was dead and has been started: how, and how long it took in seconds."""
@@ -78,7 +53,7 @@ class Requests:
         self,
         daemon: Daemon,
         *,
-        may_start: bool,
+        start: Callable[[], tuple[str, str]] | None,
         halted: Callable[[], str | None],
         pause: Callable[[float], None],
         deadline: float = math.inf,
@@ -86,9 +61,10 @@ class Requests:
     ) -> None:
         """Take what decides: the daemon, and what may be done with it.
 
-        ``may_start``: whether a dead daemon is started. ``halted`` says why nothing more may
-        be asked, or None; ``pause`` waits so many seconds, or until halted. ``deadline``: when
-        the whole transition gives up, on the ``clock`` (monotonic seconds).
+        ``start`` starts a dead daemon, once, and returns the command and what had to be done
+        first; None where that is not ours. ``halted`` says why nothing more may be asked, or None;
+        ``pause`` waits so many seconds, or until halted. ``deadline``: when the whole transition
+        gives up, on the ``clock`` (monotonic seconds).
         """
         self.daemon = daemon
         self.pause = pause
@@ -98,7 +74,7 @@ class Requests:
         self.starts: list[Start] = []
         self.first: tuple[float, Status] | None = None
         """The first look at this daemon and when (monotonic seconds): it tells silence later."""
-        self._may_start = may_start
+        self._start = start
         self._deadline = deadline
 
     def ask(self, options: tuple[str, ...], working: Callable[[], bool] = lambda: False) -> None:
@@ -134,11 +110,11 @@ class Requests:
         try:
             return self._retry(call)
         except Unreached:
-            if not self._may_start or self.starts:
+            if self._start is None or self.starts:
                 raise
         self.check()
         began = self.clock()
-        command, reason = self.daemon.start()
+        command, reason = self._start()
         self.starts.append(Start(command, reason, round(self.clock() - began, 4)))
         self.first = None
         return self._retry(call)

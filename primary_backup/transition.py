@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from primary_backup.commit import Committing, Earlier, Refill
+from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
+from primary_backup.conntrackd.start import Unstartable
 from primary_backup.conntrackd.status import Status
 from primary_backup.peer import Peer
 from primary_backup.plan import Step, When
@@ -16,14 +18,8 @@ from primary_backup.proof import (
     judge_resync,
     uncovered,
 )
-from primary_backup.requests import (
-    Halted,
-    Refused,
-    Requests,
-    Unanswered,
-    Unreached,
-    Unstartable,
-)
+from primary_backup.requests import Requests
+from primary_backup.rundir.turn import Halted
 
 _EMPTY_INTERNAL = frozenset({("-f",), ("-f", "internal")})
 """What empties the internal cache, and the kernel table where the daemon has no such cache."""

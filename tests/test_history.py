@@ -77,7 +77,7 @@ def nothing(past: Past) -> Transition:
     """A transition that has seen nothing."""
     requests = Requests(
         None,  # type: ignore[arg-type]  # it asks nothing
-        may_start=False,
+        start=None,
         halted=lambda: None,
         pause=lambda _: None,
     )

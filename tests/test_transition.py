@@ -15,16 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primary_backup.commit import Earlier
+from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
+from primary_backup.conntrackd.start import Unstartable
 from primary_backup.conntrackd.status import Status
 from primary_backup.plan import Mode, Replication, State, Step, plan
 from primary_backup.proof import Kernel, Outcome
-from primary_backup.requests import (
-    Refused,
-    Requests,
-    Unanswered,
-    Unreached,
-    Unstartable,
-)
+from primary_backup.requests import Requests
 from primary_backup.transition import Past, StepResult, Transition
 
 FTFW = Replication(Mode.FTFW)
@@ -243,7 +239,7 @@ def tell(
     steps = plan(state, world.replication, again=again)
     requests = Requests(
         world,
-        may_start=state in (State.PRIMARY, State.BACKUP),
+        start=world.start if state in (State.PRIMARY, State.BACKUP) else None,
         halted=halted,
         pause=world.pause,
         clock=world.clock,

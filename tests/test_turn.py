@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from primary_backup.plan import State
-from primary_backup.requests import Halted
 from primary_backup.rundir.directory import Memory, RunDir, Ticket
-from primary_backup.rundir.turn import Caller, Turn
+from primary_backup.rundir.turn import Caller, Halted, Turn
 from primary_backup.system.proc import Birth, boot_id, born
 from tests.fake.node import until
 

@@ -14,11 +14,11 @@ from primary_backup.commands.console import (
     print_lines,
 )
 from primary_backup.conntrackd.client import Daemon
-from primary_backup.conntrackd.conf import ConfError
+from primary_backup.conntrackd.conf import ConfError, read_conf, replication
 from primary_backup.controller import enter
 from primary_backup.intent import Intent, Kind
 from primary_backup.plan import PURGES, STARTS_DAEMON, State, plan
-from primary_backup.settings import Settings, read_conf, replication
+from primary_backup.settings import Settings
 
 dry_run = click.option(
     "--dry-run", is_flag=True, help="Print the steps for this conntrackd.conf, touch nothing."

@@ -4,9 +4,9 @@ import click
 
 from primary_backup.commands.console import Common, fail, print_lines
 from primary_backup.conntrackd.client import DEFAULT_CONFIG, Daemon
-from primary_backup.conntrackd.conf import ConfError
-from primary_backup.requests import Unstartable
-from primary_backup.settings import read_conf
+from primary_backup.conntrackd.conf import ConfError, read_conf
+from primary_backup.conntrackd.start import Unstartable, unit_config
+from primary_backup.conntrackd.start import unlock as remove_stale_lock
 
 
 @click.command()
@@ -21,8 +21,8 @@ def unlock(common: Common) -> None:
     config = settings.config
     try:
         if config == DEFAULT_CONFIG:
-            config = Daemon(settings.conntrackd, config, None).unit_config() or config
-        removed = Daemon(settings.conntrackd, config, read_conf(config)).unlock()
+            config = unit_config(Daemon(settings.conntrackd, config, None)) or config
+        removed = remove_stale_lock(Daemon(settings.conntrackd, config, read_conf(config)))
     except (ConfError, Unstartable) as error:
         fail(str(error))
     if removed:

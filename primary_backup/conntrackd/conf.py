@@ -5,11 +5,12 @@ The tokens follow conntrack-tools' ``read_config_lex.l`` to the byte, the values
 reader is laxer: whether a whole file is legal is for ``conntrackd -C FILE -s`` to say.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from primary_backup.plan import Mode
+from primary_backup.plan import Mode, Replication
 
 # A comment ends in a newline, or is none: the lexer's `#.*$` needs to see the newline.
 _GAP = re.compile(r"(?:[ \t\r\n]+|#[^\n]*\n)*")
@@ -88,6 +89,29 @@ class Conntrackd:
     """Whether it keeps the peer's states in memory, out of the kernel table. Default True."""
     expectation_sync: bool = False
     """Whether it replicates expectations too, be it of all helpers or of some. Default False."""
+
+
+def read_conf(path: str) -> Conntrackd:
+    """Read conntrackd.conf; raises ConfError naming it, also where the file cannot be read."""
+    try:
+        return read_conntrackd(read_file(path))
+    except OSError as error:
+        raise ConfError(f"{path}: {error.strerror}") from error
+    except ConfError as error:
+        raise ConfError(f"{path}: {error}") from error
+
+
+def read_file(path: str) -> bytes:
+    """Read a file; of a FIFO nothing: nobody has to write into it before a promotion commits."""
+    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+        return file.read()
+
+
+def replication(conf: Conntrackd | None) -> Replication | None:
+    """The settings that decide the plan; None where the configuration could not be read."""
+    if conf is None or conf.mode is None:
+        return None
+    return Replication(conf.mode, conf.internal_cache, conf.external_cache)
 
 
 def read_conntrackd(text: bytes) -> Conntrackd:

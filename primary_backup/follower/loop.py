@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from primary_backup.conntrackd.conf import ConfError
+from primary_backup.conntrackd.conf import ConfError, read_conf
 from primary_backup.controller import Emit, enter
 from primary_backup.follower.inbox import Inbox, Word
 from primary_backup.follower.needs import Pace
@@ -23,10 +23,9 @@ from primary_backup.keepalived.fifo import Fifo
 from primary_backup.keepalived.notify import Followed
 from primary_backup.plan import State
 from primary_backup.proof import Outcome
-from primary_backup.requests import Halted
 from primary_backup.rundir.directory import RunDir, Unusable
-from primary_backup.rundir.turn import Caller
-from primary_backup.settings import Settings, read_conf
+from primary_backup.rundir.turn import Caller, Halted
+from primary_backup.settings import Settings
 from primary_backup.system.systemd import Service
 
 FIFO_SECONDS = 0.25

@@ -12,8 +12,8 @@ from primary_backup.keepalived.notify import Followed
 from primary_backup.keepalived.state import Keepalived, NotRunning, Standing, Unknown, writes
 from primary_backup.plan import State
 from primary_backup.proof import ENDED, Outcome
-from primary_backup.requests import Halted
 from primary_backup.rundir.directory import Memory, RunDir, Unusable
+from primary_backup.rundir.turn import Halted
 from primary_backup.settings import Settings
 from primary_backup.system.proc import Daemons, boot_seconds
 

@@ -3,16 +3,16 @@
 import contextlib
 from collections.abc import Callable
 
-from primary_backup.conntrackd.client import Daemon
-from primary_backup.conntrackd.conf import ConfError
+from primary_backup.conntrackd.client import Daemon, Refused, Unanswered, Unreached
+from primary_backup.conntrackd.conf import ConfError, read_conf, replication
 from primary_backup.follower.needs import Look, Need, Pace, Past, Watch
 from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived.state import Keepalived
 from primary_backup.plan import State
 from primary_backup.proof import ENDED, Outcome
-from primary_backup.requests import Halted, Refused, Unanswered, Unreached
 from primary_backup.rundir.directory import Memory, RunDir, Unusable
-from primary_backup.settings import Settings, read_conf, replication
+from primary_backup.rundir.turn import Halted
+from primary_backup.settings import Settings
 from primary_backup.system.proc import boot_seconds
 
 LOOK_SECONDS = 5.0

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from primary_backup.plan import State
-from primary_backup.requests import Halted
 from primary_backup.rundir.directory import Memory, RunDir, Ticket
 from primary_backup.system.proc import Birth
 
@@ -13,6 +12,10 @@ LOCK_SECONDS = 60.0
 OVERTAKE_SECONDS = 6.0
 """How long a promotion waits for a backup or fault, which halts within one call's 5 s deadline."""
 LOOK_SECONDS = 0.01
+
+
+class Halted(Exception):
+    """A newer notification, a signal or the deadline: nothing more is asked."""
 
 
 class Stuck(Exception):
