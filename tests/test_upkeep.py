@@ -20,7 +20,7 @@ from primary_backup.follower.upkeep import Upkeep
 from primary_backup.intent import Intent, Kind
 from primary_backup.plan import State
 from primary_backup.proof import Outcome
-from primary_backup.requests import Halted
+from primary_backup.rundir.turn import Halted
 from primary_backup.settings import Settings, installed_keepalived
 from primary_backup.system.proc import boot_id, boot_seconds
 from tests.fake.node import Node, until
