@@ -28,7 +28,7 @@ from primary_backup.requests import Requests
 from primary_backup.rundir.directory import CONF, RunDir, Ticket, Unusable
 from primary_backup.rundir.turn import Caller, Halted, Stuck, Turn
 from primary_backup.settings import Settings
-from primary_backup.system.proc import boot_seconds, born
+from primary_backup.system.proc import boot_seconds, own_start
 from primary_backup.transition import StepResult, Transition
 
 Emit = Callable[[str, dict[str, Any]], str]
@@ -62,7 +62,7 @@ def _hook() -> Caller:
     signals: list[str] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda n, _: signals.append(signal.Signals(n).name))
-    return Caller(born(), signals)
+    return Caller(own_start(), signals)
 
 
 class _Refusal(Exception):
@@ -78,7 +78,7 @@ class _Invocation:
         self._settings = settings
         self._emit = emit
         self._caller = caller
-        self._ticket = Ticket(caller.birth, intent.state, caller.started)
+        self._ticket = Ticket(caller.issued, intent.state, caller.started)
         self._turned = boot_seconds()
         self._trouble: list[str] = []
         self._unread = ""
@@ -347,7 +347,7 @@ class _Invocation:
             "expected": self._commit.expected if self._commit else None,
             "recovered": self._commit.recovered if self._commit else 0,
             "kernel_entries": self._daemon.kernel().entries,
-            "waited_seconds": round(self._turned - self._ticket.birth.seconds, 3),
+            "waited_seconds": round(self._turned - self._ticket.issued.seconds, 3),
             "steps": [step_fields(result) for result in self._steps],
         }
         self._ended = verdict.outcome

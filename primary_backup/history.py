@@ -28,14 +28,14 @@ class History:
         self._identity: Callable[[], tuple[int, ...] | None] = lambda: None
         self._lacking = False
         self._begun = False
-        self.transition = "-".join((self._boot[:8], *map(str, ticket.birth)))
+        self.transition = "-".join((self._boot[:8], *map(str, ticket.issued)))
         """This transition's id: higher is newer."""
         self.trouble = ""
         """Why the next one will not know of this one."""
 
     def step_down(self) -> None:
         """Whatever becomes of keepalived's word: after it, the next promotion is a first one."""
-        if self._run_dir is not None and self._run_dir.recall().birth <= self._ticket.birth:
+        if self._run_dir is not None and self._run_dir.recall().issued <= self._ticket.issued:
             self._run_dir.step_down()
 
     def recall(self, identity: Callable[[], tuple[int, ...] | None]) -> None:
@@ -51,8 +51,8 @@ class History:
     def done_by(self) -> str | None:
         """Which transition did the same, and proved it, while this one was born already."""
         memory = self._memory
-        done = int(memory.done * TICKS_PER_SECOND)  # a birth is no finer
-        if memory.state != self._ticket.state.value or done <= self._ticket.birth.ticks:
+        done = int(memory.done * TICKS_PER_SECOND)  # a issued is no finer
+        if memory.state != self._ticket.state.value or done <= self._ticket.issued.ticks:
             return None
         if self._ticket.state is State.PRIMARY and not self._has_committed():
             return None
@@ -60,7 +60,7 @@ class History:
 
     def confirm(self) -> None:
         """Nothing was to be done, but this is the newest word: an older one finds it so."""
-        self._memory = self._memory._replace(**self._ticket.birth._asdict())
+        self._memory = self._memory._replace(**self._ticket.issued._asdict())
         self._write()
 
     def is_second(self) -> bool:
@@ -121,7 +121,7 @@ class History:
         memory = self._memory._replace(
             boot=self._boot,
             transition=self.transition,
-            **self._ticket.birth._asdict(),
+            **self._ticket.issued._asdict(),
             state=self._ticket.state.value,
             done=0.0,
             ended=_UNDER_WAY,
@@ -216,7 +216,7 @@ class History:
         return Earlier(Kernel(memory.inserted, memory.entries), ended=memory.committed)
 
     def _write(self) -> None:
-        if self._run_dir is None or self._run_dir.recall().birth > self._ticket.birth:
+        if self._run_dir is None or self._run_dir.recall().issued > self._ticket.issued:
             return  # a younger one has acted, and written down its own
         self._memory = self._memory._replace(daemon=self._identity())
         try:

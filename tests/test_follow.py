@@ -428,16 +428,16 @@ def test_an_answer_is_older_than_what_was_said_since(
 def test_what_follows_from_a_look_replaces_no_word(said: list[bytes]) -> None:
     """A promotion that came while somebody looked at conntrackd is not lost."""
     with inbox() as (box, write):
-        birth = box.birth()
+        issued = box.issued()
         write(lines(*said))
         expected = box.look()
-        box.propose(Intent(State.BACKUP, "a look", Kind.REFRESH), birth)
+        box.propose(Intent(State.BACKUP, "a look", Kind.REFRESH), issued)
         word = box.take()
     assert word is not None
     if expected is not None:
         assert word == expected
     else:
-        assert word.birth == birth
+        assert word.issued == issued
 
 
 def test_a_word_is_not_of_the_future() -> None:
@@ -448,20 +448,20 @@ def test_a_word_is_not_of_the_future() -> None:
             box.look()
             word = box.take()
             assert word is not None
-            assert word.birth.ticks <= boot_seconds() * TICKS_PER_SECOND
+            assert word.issued.ticks <= boot_seconds() * TICKS_PER_SECOND
 
 
 def test_no_two_words_that_are_acted_upon_are_of_the_same_age() -> None:
     """Within one tick of the clock, too."""
     with inbox() as (box, write):
-        births = []
+        starts = []
         for line in OURS * 5:
             write(lines(line))
             box.look()
             word = box.take()
             assert word is not None
-            births.append(word.birth)
-    assert births == sorted(set(births))
+            starts.append(word.issued)
+    assert starts == sorted(set(starts))
 
 
 def test_half_a_word_is_none_yet(follower: Follower) -> None:

@@ -13,7 +13,7 @@ from primary_backup.plan import Mode, Replication, State, Step, plan
 from primary_backup.proof import Kernel, Outcome
 from primary_backup.requests import Requests
 from primary_backup.rundir.directory import RunDir, Ticket
-from primary_backup.system.proc import TICKS_PER_SECOND, Birth, boot_seconds, born
+from primary_backup.system.proc import TICKS_PER_SECOND, Issued, boot_seconds, own_start
 from primary_backup.transition import Past, StepResult, Transition
 
 DAEMON = (1, 2, 3)
@@ -24,9 +24,9 @@ STANDBY = plan(State.BACKUP, Replication(Mode.FTFW))
 FOREVER = 10_000
 
 
-def ago(seconds: float) -> Birth:
-    """A birth that was so many seconds ago."""
-    return Birth(int((boot_seconds() - seconds) * TICKS_PER_SECOND), born().pid)
+def ago(seconds: float) -> Issued:
+    """A issued that was so many seconds ago."""
+    return Issued(int((boot_seconds() - seconds) * TICKS_PER_SECOND), own_start().pid)
 
 
 class Told:
@@ -38,18 +38,18 @@ class Told:
         self._ago = 100.0
 
     def begins(
-        self, state: State, steps: tuple[Step, ...] | None = None, *, birth: Birth | None = None
+        self, state: State, steps: tuple[Step, ...] | None = None, *, issued: Issued | None = None
     ) -> tuple[History, Past]:
         """One that knows what was left, and has written down what it is about to do."""
-        history = self.knows(state, birth=birth)
+        history = self.knows(state, issued=issued)
         if state is not State.PRIMARY:
             history.step_down()
         return history, history.begin(STANDBY if steps is None else steps, live=False)
 
-    def knows(self, state: State, *, birth: Birth | None = None) -> History:
+    def knows(self, state: State, *, issued: Issued | None = None) -> History:
         """One that knows what was left; each is a second younger than the last."""
         self._ago -= 1
-        history = History(RunDir(self.path), Ticket(birth or ago(self._ago), state))
+        history = History(RunDir(self.path), Ticket(issued or ago(self._ago), state))
         history.recall(lambda: self.daemon)
         return history
 
@@ -95,25 +95,25 @@ def told(tmp_path: Path) -> Told:
 @pytest.mark.parametrize("state", [State.PRIMARY, State.BACKUP, State.FAULT])
 def test_who_waited_for_the_same_finds_it_done(told: Told, state: State) -> None:
     """Born before the work was done, and wanted just that."""
-    waiting = Birth(ago(0).ticks - 2, FOREVER)
+    waiting = Issued(ago(0).ticks - 2, FOREVER)
     done = told.does(state)
-    assert told.knows(state, birth=waiting).done_by() == done.transition
+    assert told.knows(state, issued=waiting).done_by() == done.transition
 
 
 @pytest.mark.parametrize("state", [State.PRIMARY, State.BACKUP])
 def test_who_is_born_later_finds_nothing_done(told: Told, state: State) -> None:
     """What was proven before it may not hold any more."""
     told.does(state)
-    later = Birth(int(boot_seconds() * TICKS_PER_SECOND) + 1, FOREVER)
-    assert told.knows(state, birth=later).done_by() is None
+    later = Issued(int(boot_seconds() * TICKS_PER_SECOND) + 1, FOREVER)
+    assert told.knows(state, issued=later).done_by() is None
 
 
 def test_who_is_born_in_the_same_tick_finds_nothing_done(told: Told) -> None:
-    """A birth is told in ticks, and may well have come after the work within its own."""
+    """A issued is told in ticks, and may well have come after the work within its own."""
     told.does(State.BACKUP)
     done = RunDir(told.path).recall().done
-    birth = Birth(int(done * TICKS_PER_SECOND), FOREVER)
-    assert told.knows(State.BACKUP, birth=birth).done_by() is None
+    issued = Issued(int(done * TICKS_PER_SECOND), FOREVER)
+    assert told.knows(State.BACKUP, issued=issued).done_by() is None
 
 
 @pytest.mark.parametrize(
@@ -122,20 +122,20 @@ def test_who_is_born_in_the_same_tick_finds_nothing_done(told: Told) -> None:
 def test_what_was_not_proven_is_not_done(told: Told, outcome: Outcome) -> None:
     """Only an ok is a proof."""
     told.does(State.BACKUP, outcome)
-    assert told.knows(State.BACKUP, birth=ago(50)).done_by() is None
+    assert told.knows(State.BACKUP, issued=ago(50)).done_by() is None
 
 
 def test_another_state_s_work_is_not_ours(told: Told) -> None:
     """A backup's for a fault."""
     told.does(State.BACKUP)
-    assert told.knows(State.FAULT, birth=ago(50)).done_by() is None
+    assert told.knows(State.FAULT, issued=ago(50)).done_by() is None
 
 
 def test_another_daemon_s_work_is_gone(told: Told) -> None:
     """A daemon that was restarted has nothing of it."""
     told.does(State.BACKUP)
     told.daemon = (1, 2, 4)
-    history = told.knows(State.BACKUP, birth=ago(50))
+    history = told.knows(State.BACKUP, issued=ago(50))
     assert (history.done_by(), history.is_blank) == (None, True)
 
 
@@ -143,7 +143,7 @@ def test_a_promotion_after_which_one_stepped_down_is_not_done(told: Told) -> Non
     """Whoever stepped down asked nothing: the promotion is a first one all the same."""
     told.does(State.PRIMARY)
     told.knows(State.STOP).step_down()
-    assert told.knows(State.PRIMARY, birth=ago(50)).done_by() is None
+    assert told.knows(State.PRIMARY, issued=ago(50)).done_by() is None
 
 
 def test_one_that_is_older_steps_nobody_down(told: Told) -> None:
@@ -277,12 +277,12 @@ def test_who_knows_nothing_has_missed_nothing(told: Told) -> None:
 
 def test_without_a_run_directory_nothing_is_known() -> None:
     """No promotion is a second one, nothing is done, nothing stands."""
-    history = History(None, Ticket(born(), State.PRIMARY))
+    history = History(None, Ticket(own_start(), State.PRIMARY))
     history.recall(lambda: DAEMON)
     history.step_down()
     assert history.begin(PROMOTION, live=False) == Past()
     history.finish("{}", Outcome.OK, proven=True)
-    again = History(None, Ticket(born(), State.PRIMARY))
+    again = History(None, Ticket(own_start(), State.PRIMARY))
     again.recall(lambda: DAEMON)
     assert (again.done_by(), again.is_second(), again.is_standing(0)) == (None, False, False)
 

@@ -336,7 +336,7 @@ def test_one_that_has_respawned_a_crashed_child_is_told_from_before(place: Place
     place.awaits(
         lambda: (
             (now := INSTALLED.standing(GROUP)).state is State.PRIMARY
-            and now.births != before.births
+            and now.starts != before.starts
         )
     )
     assert place.asked().promotions == before.promotions
@@ -409,7 +409,7 @@ def test_one_that_ends_while_it_is_asked_is_left_out(place: Place) -> None:
     """A `keepalived --config-test` comes and goes: a backup's purge does not depend on it."""
     place.keepalived(BACKUP)
     place.awaits(lambda: INSTALLED.standing(GROUP).state is State.BACKUP)
-    births = place.asked().births
+    starts = place.asked().starts
     tests = place.start(
         "sh", "-c", "while :; do keepalived --config-test --use-file /run/keepalived-1.conf; done"
     )
@@ -417,7 +417,7 @@ def test_one_that_ends_while_it_is_asked_is_left_out(place: Place) -> None:
         said = [place.answer() for _ in range(30)]
         # A busy machine may keep one from its end for as long as an answer is awaited.
         assert said.count(None) > 25
-        place.awaits(lambda: INSTALLED.standing(GROUP).births == births)
+        place.awaits(lambda: INSTALLED.standing(GROUP).starts == starts)
     finally:
         tests.kill()
         tests.wait()

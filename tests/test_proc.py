@@ -21,10 +21,10 @@ from primary_backup.system.proc import (
     Suspect,
     boot_id,
     boot_seconds,
-    born,
     daemons,
     identify,
     look,
+    own_start,
 )
 from tests.fake.node import until
 
@@ -46,7 +46,7 @@ def program(path: Path) -> Path:
     return Path(shutil.copy(sleep, path))
 
 
-# -- births -------------------------------------------------------------------------------------
+# -- starts -------------------------------------------------------------------------------------
 
 
 def test_this_boot_has_one_name() -> None:
@@ -62,7 +62,7 @@ def test_births_and_words_are_told_by_the_same_clock() -> None:
         after = boot_seconds()
         seen = look(process.pid)
         assert seen is not None
-        assert before - 1 / TICKS_PER_SECOND <= seen.birth.seconds <= after
+        assert before - 1 / TICKS_PER_SECOND <= seen.issued.seconds <= after
 
 
 def test_a_process_knows_its_own_birth() -> None:
@@ -71,7 +71,7 @@ def test_a_process_knows_its_own_birth() -> None:
         ours, theirs = look(os.getpid()), look(child.pid)
         assert ours is not None
         assert theirs is not None
-        assert born() == ours.birth < theirs.birth
+        assert own_start() == ours.issued < theirs.issued
 
 
 # -- the living ---------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def test_a_process_may_have_any_name(tmp_path: Path, name: str) -> None:
     with living(program(tmp_path / name)) as process:
         seen = look(process.pid)
         assert seen is not None
-        assert (seen.birth.pid, seen.parent, seen.stopped) == (process.pid, os.getpid(), False)
+        assert (seen.issued.pid, seen.parent, seen.stopped) == (process.pid, os.getpid(), False)
 
 
 def test_one_that_is_stopped_is_known() -> None:

@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 
 from primary_backup.plan import State
 from primary_backup.rundir.directory import CONF, Holder, Memory, RunDir, Ticket, Unusable
-from primary_backup.system.proc import Birth, boot_id, born
+from primary_backup.system.proc import Issued, boot_id, own_start
 from tests.fake.node import later, until
 from tests.test_printable import ANY
 
-MINE = Ticket(born(), State.BACKUP)
+MINE = Ticket(own_start(), State.BACKUP)
 LOCKS = """
 import sys, time
 from primary_backup.plan import State
-from primary_backup.system.proc import born
+from primary_backup.system.proc import own_start
 from primary_backup.rundir.directory import RunDir, Ticket
-ticket = Ticket(born(), State.PRIMARY)
+ticket = Ticket(own_start(), State.PRIMARY)
 run_dir = RunDir(sys.argv[1])
 run_dir.show(ticket)
 assert run_dir.try_lock(ticket)
@@ -38,10 +38,10 @@ time.sleep(100)
 """
 
 
-def birth_of(pid: int) -> Birth:
+def issued_of(pid: int) -> Issued:
     """When a process was born, as proc(5) tells it."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return Birth(int(fields[19]), pid)
+    return Issued(int(fields[19]), pid)
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def test_what_another_user_may_have_left_in_it_counts_for_nothing(
     """The directory may have been open to all for a while: it is root's alone now, too late."""
     path = tmp_path / "run"
     with living() as process:
-        _leaves_nothing(path, Ticket(birth_of(process.pid), State.PRIMARY), spoil)
+        _leaves_nothing(path, Ticket(issued_of(process.pid), State.PRIMARY), spoil)
 
 
 def _leaves_nothing(path: Path, ticket: Ticket, spoil: Callable[[Path], None]) -> None:
@@ -231,7 +231,7 @@ def test_the_lock_names_who_holds_it(tmp_path: Path, run_dir: RunDir) -> None:
 def test_a_holder_that_is_stopped_is_known(tmp_path: Path, run_dir: RunDir) -> None:
     """A stopped process lets go of nothing by itself."""
     with living() as process:
-        run_dir.try_lock(Ticket(birth_of(process.pid), State.FAULT))
+        run_dir.try_lock(Ticket(issued_of(process.pid), State.FAULT))
         process.send_signal(signal.SIGSTOP)
         other = RunDir(str(tmp_path / "run"))
         expected = Holder(process.pid, "fault", stopped=True)
@@ -256,14 +256,14 @@ def test_nobody_is_the_youngest_of_none(run_dir: RunDir) -> None:
 
 
 def test_the_youngest_is_the_one_born_last(tmp_path: Path, run_dir: RunDir) -> None:
-    """By birth, whatever the order in which they were shown."""
+    """By issued, whatever the order in which they were shown."""
     with ExitStack() as stack:
         older = stack.enter_context(living())
         later()
         younger = stack.enter_context(living())
         tickets = [
-            Ticket(birth_of(younger.pid), State.PRIMARY),
-            Ticket(birth_of(older.pid), State.FAULT),
+            Ticket(issued_of(younger.pid), State.PRIMARY),
+            Ticket(issued_of(older.pid), State.FAULT),
             MINE,
         ]
         for ticket in tickets:
@@ -274,7 +274,7 @@ def test_the_youngest_is_the_one_born_last(tmp_path: Path, run_dir: RunDir) -> N
 def test_a_dead_process_s_ticket_is_cleared_away(tmp_path: Path, run_dir: RunDir) -> None:
     """One that was killed supersedes nobody."""
     with living() as process:
-        run_dir.show(Ticket(birth_of(process.pid), State.PRIMARY))
+        run_dir.show(Ticket(issued_of(process.pid), State.PRIMARY))
     assert run_dir.youngest() is None
     assert not list((tmp_path / "run").glob("ticket.*"))
 
@@ -282,7 +282,7 @@ def test_a_dead_process_s_ticket_is_cleared_away(tmp_path: Path, run_dir: RunDir
 def test_a_zombie_s_ticket_does_not_count(run_dir: RunDir) -> None:
     """It has died, although nobody has asked for its status yet."""
     with living() as process:
-        run_dir.show(Ticket(birth_of(process.pid), State.PRIMARY))
+        run_dir.show(Ticket(issued_of(process.pid), State.PRIMARY))
         process.kill()
         until(
             lambda: (
@@ -294,9 +294,9 @@ def test_a_zombie_s_ticket_does_not_count(run_dir: RunDir) -> None:
 
 
 def test_another_process_with_the_same_pid_is_another(run_dir: RunDir) -> None:
-    """Process ids are used again: the birth tells."""
-    birth = born()
-    run_dir.show(Ticket(Birth(birth.ticks - 1, birth.pid), State.PRIMARY))
+    """Process ids are used again: the issued tells."""
+    issued = own_start()
+    run_dir.show(Ticket(Issued(issued.ticks - 1, issued.pid), State.PRIMARY))
     assert run_dir.youngest() is None
 
 
@@ -307,7 +307,7 @@ def test_a_process_may_have_any_name(tmp_path: Path, run_dir: RunDir) -> None:
     program = shutil.copy(sleep, tmp_path / "a) Z 1 (b")
     with living(str(program)) as process:
         until(lambda: "Z 1" in Path(f"/proc/{process.pid}/comm").read_text(), "it has its name")
-        ticket = Ticket(birth_of(process.pid), State.PRIMARY)
+        ticket = Ticket(issued_of(process.pid), State.PRIMARY)
         run_dir.show(ticket)
         assert run_dir.youngest() == ticket
 
@@ -331,9 +331,9 @@ def test_a_file_that_is_no_ticket_is_passed_over(
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(1, 2**22)), min_size=2, max_size=2))
-def test_births_are_ordered_by_start_and_then_by_pid(births: list[tuple[int, int]]) -> None:
+def test_births_are_ordered_by_start_and_then_by_pid(starts: list[tuple[int, int]]) -> None:
     """keepalived forks its hooks from one thread: within a tick, pids rise."""
-    first, second = (Birth(*birth) for birth in births)
+    first, second = (Issued(*issued) for issued in starts)
     assert (first < second) == (
         first.ticks < second.ticks or (first.ticks == second.ticks and first.pid < second.pid)
     )
@@ -370,7 +370,7 @@ def test_what_was_memorised_is_recalled(
 
 
 def test_nothing_is_recalled_of_another_boot(run_dir: RunDir) -> None:
-    """Pids, births and daemons of another boot mean nothing."""
+    """Pids, starts and daemons of another boot mean nothing."""
     run_dir.memorise(Memory(boot="another", kept=True))
     assert run_dir.recall() == Memory()
 

@@ -19,9 +19,9 @@ NOTED = Memory(transition="1")
 """What was remembered when something was noted."""
 
 
-def said(state: State, promotions: int, birth: int = 7) -> Standing:
+def said(state: State, promotions: int, issued: int = 7) -> Standing:
     """What keepalived says after a reload."""
-    return Standing(state, RELOADED, (birth,), {"VI_1": promotions, "VI_2": promotions})
+    return Standing(state, RELOADED, (issued,), {"VI_1": promotions, "VI_2": promotions})
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_what_was_noted_and_is_unchanged_was_never_left(tenure: Tenure, state: S
     "now",
     [
         pytest.param(said(State.PRIMARY, 2), id="left, and entered again"),
-        pytest.param(said(State.PRIMARY, 1, birth=8), id="another keepalived"),
+        pytest.param(said(State.PRIMARY, 1, issued=8), id="another keepalived"),
         pytest.param(said(State.BACKUP, 1), id="another state"),
     ],
 )
@@ -72,7 +72,7 @@ def test_a_promotion_that_was_killed_before_it_was_noted_is_the_remembered_one(
     [
         pytest.param(said(State.PRIMARY, 2), PRIMARY, id="two promotions"),
         pytest.param(said(State.PRIMARY, 1), Memory(state="backup"), id="none remembered"),
-        pytest.param(said(State.PRIMARY, 1, birth=8), PRIMARY, id="another keepalived"),
+        pytest.param(said(State.PRIMARY, 1, issued=8), PRIMARY, id="another keepalived"),
     ],
 )
 def test_a_promotion_that_may_be_another_counts_by_its_date(

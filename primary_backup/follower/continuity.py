@@ -37,7 +37,7 @@ class Tenure:
         (noted, after), now = self._noted(), _tenure(said)
         if noted == now:
             return 0.0
-        if after == memory.transition and noted.get("births") == now["births"]:
+        if after == memory.transition and noted.get("starts") == now["starts"]:
             return math.inf  # whatever the wall clock says: it may have been set meanwhile
         before = {name: count - 1 for name, count in said.promotions.items()}
         remembered = said.state is State.PRIMARY and memory.state == State.PRIMARY.value
@@ -59,7 +59,7 @@ class Tenure:
 
 def _tenure(said: Standing) -> dict[str, Any]:
     return {
-        "births": list(said.births),
+        "starts": list(said.starts),
         "state": said.state.value,
         "promotions": said.promotions,
     }

@@ -8,14 +8,14 @@ from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived.fifo import Fifo
 from primary_backup.keepalived.notify import Followed
 from primary_backup.plan import State
-from primary_backup.system.proc import TICKS_PER_SECOND, Birth, boot_seconds, born
+from primary_backup.system.proc import TICKS_PER_SECOND, Issued, boot_seconds, own_start
 
 
 class Word(NamedTuple):
     """What is to be done next, and how old that is."""
 
     intent: Intent
-    birth: Birth
+    issued: Issued
 
 
 class Inbox:
@@ -24,16 +24,16 @@ class Inbox:
     def __init__(self, fifo: Fifo, followed: Followed) -> None:
         self.fifo = fifo
         self._followed = followed
-        self._pid, self.started = os.getpid(), born().ticks
+        self._pid, self.started = os.getpid(), own_start().ticks
         self._words = itertools.count(1)
         self._master = False
         self.waiting: Word | None = None
         self.lost = False
         """Whether there may have been words, newer than these, that found the FIFO full."""
 
-    def birth(self) -> Birth:
+    def issued(self) -> Issued:
         """How old a word is that is read now: younger than every one before it."""
-        return Birth(int(boot_seconds() * TICKS_PER_SECOND), self._pid, next(self._words))
+        return Issued(int(boot_seconds() * TICKS_PER_SECOND), self._pid, next(self._words))
 
     def look(self) -> Word | None:
         """Read all there is; the newest word that nobody has acted upon yet."""
@@ -48,7 +48,7 @@ class Inbox:
             if said.reassert and self.waiting is not None:
                 continue  # a promotion that nobody has begun yet
             cause = f"keepalived: {line.decode(errors='replace')}"
-            self._put(Intent(said.state, cause, kind), self.birth())
+            self._put(Intent(said.state, cause, kind), self.issued())
         return self.waiting
 
     def answer(self, intent: Intent, before: Word | None) -> None:
@@ -59,7 +59,7 @@ class Inbox:
         newer = self.look()
         if newer is None or newer is before:
             if newer is None or newer.intent.state is not intent.state:
-                self._put(intent, self.birth())
+                self._put(intent, self.issued())
         elif intent.state is not State.PRIMARY:
             self.doubt()
 
@@ -69,19 +69,19 @@ class Inbox:
             intent = self.waiting.intent._replace(stepped_down=True)
             self.waiting = self.waiting._replace(intent=intent)
 
-    def propose(self, intent: Intent, birth: Birth) -> None:
-        """Let this be done, which follows from a look at ``birth``, if nobody has said a word."""
+    def propose(self, intent: Intent, issued: Issued) -> None:
+        """Let this be done, which follows from a look at ``issued``, if nobody has said a word."""
         if self.look() is None:
-            self._put(intent, birth)
+            self._put(intent, issued)
 
     def take(self) -> Word | None:
         """The newest word, which from now on is acted upon."""
         word, self.waiting = self.waiting, None
         return word
 
-    def _put(self, intent: Intent, birth: Birth) -> None:
+    def _put(self, intent: Intent, issued: Issued) -> None:
         before = self.waiting.intent if self.waiting is not None else None
         if before is not None and (before.stepped_down or before.state is not State.PRIMARY):
             intent = intent._replace(stepped_down=True)
         self._master = intent.state is State.PRIMARY
-        self.waiting = Word(intent, birth)
+        self.waiting = Word(intent, issued)

@@ -82,9 +82,9 @@ class Follower:
         """Follow until SIGTERM or SIGINT; raises NoFifo where the FIFO is taken away."""
         self._service.say(READY="1", STATUS=f"following {self._inbox.fifo.path}")
         self._event("follow.started", Outcome.OK, f"following {self._inbox.fifo.path}")
-        birth, unfinished = self._inbox.birth(), self._unfinished()
+        issued, unfinished = self._inbox.issued(), self._unfinished()
         if not self._inquiry.ask("the follower has started") and unfinished is not None:
-            self._inbox.propose(unfinished, birth)
+            self._inbox.propose(unfinished, issued)
         while not self._signals:
             self._service.alive()
             if self._hangup:
@@ -170,7 +170,7 @@ class Follower:
 
     def _look(self) -> None:
         """With nothing else to do: see to keepalived's word, to a refused one, to the daemon."""
-        birth, now = self._inbox.birth(), time.monotonic()
+        issued, now = self._inbox.issued(), time.monotonic()
         self._inquiry.look()
         if self._inbox.waiting is not None:
             return
@@ -185,7 +185,7 @@ class Follower:
         else:
             intent = self._upkeep.look()
         if intent is not None:
-            self._inbox.propose(intent, birth)
+            self._inbox.propose(intent, issued)
 
     # -- words ------------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ class Follower:
                 ticket, memory = run_dir.unfinished(), run_dir.recall()
         except Unusable:
             return None  # every transition says so
-        if ticket is None or ticket.birth < memory.birth:
+        if ticket is None or ticket.issued < memory.issued:
             return None
         return Intent(ticket.state, "a killed process has not finished it")
 
@@ -215,7 +215,7 @@ class Follower:
             return f"superseded by a younger {waiting.intent.state.value}, keepalived's word"
 
         caller = Caller(
-            word.birth,
+            word.issued,
             self._signals,
             started=self._inbox.started,
             newer=newer,
@@ -228,7 +228,7 @@ class Follower:
         self._show()
         superseded = ending.outcome is Outcome.SUPERSEDED and self._inbox.waiting is None
         if superseded and self._inbox.fifo.is_replaced():
-            self._inbox.propose(running, self._inbox.birth())  # until the new one says more
+            self._inbox.propose(running, self._inbox.issued())  # until the new one says more
         begun = event["steps"] or self._signals
         self._refused = running if ending.outcome is Outcome.FAILED and not begun else None
         if self._refused is not None:

@@ -58,7 +58,7 @@ class Standing(NamedTuple):
     state: State
     since: float
     """Seconds of the wall clock; a reload dates it anew."""
-    births: tuple[int, ...]
+    starts: tuple[int, ...]
     """Of each keepalived and its children, in ticks: one that is respawned counts anew."""
     promotions: dict[str, int]
     """How often each instance has become master."""
@@ -102,7 +102,7 @@ class Keepalived(NamedTuple):
         return Standing(
             state,
             max(each.since for each in said),
-            _births(found.installed, set(answers)),
+            _starts(found.installed, set(answers)),
             {each.name: each.promotions for each in said},
         )
 
@@ -300,18 +300,18 @@ def _word(state: State | None) -> str:
 def _parents(pids: tuple[int, ...]) -> tuple[int, ...]:
     """The pids of those that are no children of another one."""
     found = [process for pid in pids if (process := look(pid)) is not None]
-    known = {process.birth.pid for process in found}
-    return tuple(sorted(each.birth.pid for each in found if each.parent not in known))
+    known = {process.issued.pid for process in found}
+    return tuple(sorted(each.issued.pid for each in found if each.parent not in known))
 
 
-def _births(pids: tuple[int, ...], parents: set[int]) -> tuple[int, ...]:
+def _starts(pids: tuple[int, ...], parents: set[int]) -> tuple[int, ...]:
     """When each of these parents and its children were started, in ticks.
 
     Grandchildren are about to become a script.
     """
     found = [process for pid in pids if (process := look(pid)) is not None]
-    ours = sorted(each.birth for each in found if {each.birth.pid, each.parent} & parents)
-    return tuple(birth.ticks for birth in ours)
+    ours = sorted(each.issued for each in found if {each.issued.pid, each.parent} & parents)
+    return tuple(issued.ticks for issued in ours)
 
 
 def _dump_directory(pid: int) -> str:

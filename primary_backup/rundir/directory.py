@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from primary_backup.plan import PURGES, State
-from primary_backup.system.proc import Birth, boot_id, look
+from primary_backup.system.proc import Issued, boot_id, look
 
 CONF = "conntrackd.conf"
 """The last one that a client accepted."""
@@ -23,7 +23,7 @@ class Unusable(Exception):
 class Ticket(NamedTuple):
     """One intent: how old it is, what is to become of this node, and who carries it out."""
 
-    birth: Birth
+    issued: Issued
     state: State
     started: int = 0
     """When that process was born, in ticks; 0 where the intent is as old: a hook's."""
@@ -31,15 +31,15 @@ class Ticket(NamedTuple):
     @property
     def name(self) -> str:
         """Its file: an intent of another boot is none, nor one of another process."""
-        ticks, pid, word = self.birth
-        return f"ticket.{boot_id()[:8]}.{ticks}.{pid}.{word}.{self.started}.{self.state.value}"
+        ticks, pid, number = self.issued
+        return f"ticket.{boot_id()[:8]}.{ticks}.{pid}.{number}.{self.started}.{self.state.value}"
 
     @classmethod
     def parse(cls, name: str) -> "Ticket | None":
         """Read such a name; None where it is not one of this boot."""
         try:
-            kind, boot, ticks, pid, word, started, state = name.split(".")
-            ticket = cls(Birth(int(ticks), int(pid), int(word)), State(state), int(started))
+            kind, boot, ticks, pid, number, started, state = name.split(".")
+            ticket = cls(Issued(int(ticks), int(pid), int(number)), State(state), int(started))
         except ValueError:
             return None
         return ticket if (kind, boot) == ("ticket", boot_id()[:8]) else None
@@ -47,8 +47,8 @@ class Ticket(NamedTuple):
     @property
     def lives(self) -> bool:
         """Whether its process does."""
-        process = look(self.birth.pid)
-        return process is not None and process.birth.ticks == (self.started or self.birth.ticks)
+        process = look(self.issued.pid)
+        return process is not None and process.issued.ticks == (self.started or self.issued.ticks)
 
 
 class Holder(NamedTuple):
@@ -68,7 +68,7 @@ class Memory(NamedTuple):
     """Device, inode and change time of the UNIX socket; None where there was none."""
     ticks: int = 0
     pid: int = 0
-    word: int = 0
+    number: int = 0
     state: str = ""
     """Who sent the last request, and for which state."""
     transition: str = ""
@@ -104,9 +104,9 @@ class Memory(NamedTuple):
         return self.state in {state.value for state in PURGES}
 
     @property
-    def birth(self) -> Birth:
+    def issued(self) -> Issued:
         """How old the invocation was that sent the last request."""
-        return Birth(self.ticks, self.pid, self.word)
+        return Issued(self.ticks, self.pid, self.number)
 
 
 class RunDir:
@@ -176,7 +176,7 @@ class RunDir:
         dead = [
             ticket
             for ticket in self._all_tickets()
-            if not ticket.lives or (ticket.birth.pid == ours and ticket.name != self._shown)
+            if not ticket.lives or (ticket.issued.pid == ours and ticket.name != self._shown)
         ]
         for ticket in dead:
             with contextlib.suppress(OSError):
@@ -248,7 +248,7 @@ class RunDir:
         self._held = True
         os.ftruncate(self._lock, 0)
         with contextlib.suppress(OSError):  # a full disk: the lock holds, its holder is unnamed
-            os.pwrite(self._lock, f"{ticket.birth.pid} {ticket.state.value}".encode(), 0)
+            os.pwrite(self._lock, f"{ticket.issued.pid} {ticket.state.value}".encode(), 0)
         return True
 
     def holder(self) -> Holder | None:

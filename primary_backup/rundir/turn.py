@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from primary_backup.plan import State
 from primary_backup.rundir.directory import Memory, RunDir, Ticket
-from primary_backup.system.proc import Birth
+from primary_backup.system.proc import Issued
 
 LOCK_SECONDS = 60.0
 OVERTAKE_SECONDS = 6.0
@@ -25,7 +25,7 @@ class Stuck(Exception):
 class Caller(NamedTuple):
     """Who carries out an intent: a hook, all of whose process it is, or a follower."""
 
-    birth: Birth
+    issued: Issued
     """How old the intent is."""
     signals: list[str]
     """The names of those that came; the first one ends it."""
@@ -61,11 +61,11 @@ class Turn:
         if self._run_dir is None:
             return None
         acted = self._run_dir.recall()
-        if acted.birth > self._ticket.birth and not self._is_open(acted):
+        if acted.issued > self._ticket.issued and not self._is_open(acted):
             return f"superseded by a younger {acted.state} (pid {acted.pid})"
         shown = self._run_dir.youngest()
-        if shown and shown.birth > self._ticket.birth and shown.state is not self._ticket.state:
-            return f"superseded by a younger {shown.state.value} (pid {shown.birth.pid})"
+        if shown and shown.issued > self._ticket.issued and shown.state is not self._ticket.state:
+            return f"superseded by a younger {shown.state.value} (pid {shown.issued.pid})"
         return None
 
     def _is_open(self, acted: Memory) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
-class Birth(NamedTuple):
+class Issued(NamedTuple):
     """How old an intent is: clock ticks since boot, then the pid of whoever carries it out.
 
     For a hook that is its own start (the 22nd field of /proc/PID/stat). keepalived forks its
@@ -18,7 +18,7 @@ class Birth(NamedTuple):
 
     ticks: int
     pid: int
-    word: int = 0
+    number: int = 0
     """Of a follower's words, from 1 on: it reads many in one tick."""
 
     @property
@@ -30,7 +30,7 @@ class Birth(NamedTuple):
 class Process(NamedTuple):
     """A process that lives."""
 
-    birth: Birth
+    issued: Issued
     parent: int
     stopped: bool
     """Whether it is stopped, by SIGSTOP or a debugger."""
@@ -43,7 +43,7 @@ def boot_id() -> str:
 
 
 def boot_seconds() -> float:
-    """Seconds since boot, with those asleep: the clock of a process's birth (CLOCK_BOOTTIME)."""
+    """Seconds since boot, with those asleep: the clock of a process's issued (CLOCK_BOOTTIME)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -56,15 +56,15 @@ def look(pid: int) -> Process | None:
         return None
     fields = text.rpartition(")")[2].split()  # the name before it may hold anything
     state, parent, start = fields[0], int(fields[1]), int(fields[19])
-    return Process(Birth(start, pid), parent, state in "Tt") if state not in "ZX" else None
+    return Process(Issued(start, pid), parent, state in "Tt") if state not in "ZX" else None
 
 
-def born() -> Birth:
-    """This process's own birth."""
+def own_start() -> Issued:
+    """This process's own issued."""
     process = look(os.getpid())
     if process is None:
         raise ProcessLookupError(os.getpid())
-    return process.birth
+    return process.issued
 
 
 class Identity(Enum):

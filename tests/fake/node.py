@@ -61,7 +61,7 @@ def lives(pid: int) -> bool:
 
 
 def later() -> None:
-    """Wait until the clock by which births are told has moved on."""
+    """Wait until the clock by which starts are told has moved on."""
     now = int(boot_seconds() * TICKS_PER_SECOND)
     until(lambda: boot_seconds() * TICKS_PER_SECOND > now + 1, "the clock moves on")
 

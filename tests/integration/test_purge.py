@@ -281,7 +281,7 @@ def test_a_late_backup_never_purges_a_primary(pair_of: Build, option: str) -> No
 
 
 def test_a_backup_that_comes_to_life_after_a_younger_primary_asks_nothing(pair_of: Build) -> None:
-    """It is as old as its birth, not as its first look at the lock."""
+    """It is as old as its issued, not as its first look at the lock."""
     pair = pair_of()
     late = pair.fw2.start_hook("backup", "--json")
     late.send_signal(signal.SIGSTOP)
