@@ -6,9 +6,9 @@ import contextlib
 import functools
 import os
 import platform
-import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Self
@@ -20,6 +20,7 @@ from tests.lab.node import Node
 from .machine import TREES, Disk, Machine, sweep
 from .pair import ROOT, Machines
 
+VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 MEASURED = pytest.StashKey[list[str]]()
 WITNESS = pytest.StashKey[Machines | Machine]()
 """Whom a failed test's report asks."""
@@ -30,7 +31,7 @@ UNITS_OF_OTHERS = f"{{ systemctl cat {_OTHERS}; systemctl show -p DropInPaths {_
 IGNORED = shutil.ignore_patterns(".*", "dist", "__pycache__", "*.egg-info")
 
 Checkout = Callable[[str], Path]
-"""Makes a checkout as git has it, with a version of the Debian package's own if one is named."""
+"""Makes a checkout as git has it, of another version if one is named."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,8 +55,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         copy = tmp_path_factory.mktemp("checkout") / "ftfw-transition"
         shutil.copytree(ROOT, copy, ignore=IGNORED)
         if version:
-            changelog = copy / "packaging/debian/changelog"
-            changelog.write_text(re.sub(r"\(.*?\)", f"({version})", changelog.read_text(), count=1))
+            for name in ("pyproject.toml", "CHANGELOG.md"):
+                file = copy / name
+                file.write_text(file.read_text().replace(VERSION, version, 1))
         return copy
 
     return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from tests.lab.node import ENVIRONMENT
 
-from .conftest import UNITS_OF_OTHERS
+from .conftest import UNITS_OF_OTHERS, VERSION
 from .machine import Machine
 from .pair import ROOT
 
@@ -266,7 +267,7 @@ def test_nothing_of_the_callers_changes_what_the_installed_command_runs(machine:
 
     told = machine.shell("cd other\nPYTHONPATH=$PWD ftfw-transition --version")
 
-    assert told == "ftfw-transition 0.1.0\n"
+    assert told == f"ftfw-transition {VERSION}\n"
 
 
 @on_both
@@ -326,6 +327,28 @@ def test_a_follower_that_does_not_stop_does_not_keep_its_package(machine: Machin
     machine.shell("apt-get remove -y ftfw-transition")
 
     assert machine.shell("dpkg --list ftfw-transition | grep ^rc")
+
+
+@pytest.mark.parametrize("tree", ["bookworm", "trixie"])
+def test_the_package_has_the_version_of_its_release(
+    deb: Callable[[str], Path], tree: str, tmp_path: Path
+) -> None:
+    """pyproject.toml's: in its control file, its changelog and the foot of its man page."""
+
+    def output(*argv: str | Path, text: bytes | None = None) -> str:
+        return subprocess.run(argv, input=text, stdout=subprocess.PIPE, check=True).stdout.decode()
+
+    output("dpkg-deb", "--extract", deb(tree), tmp_path)
+    changelog = (tmp_path / "usr/share/doc/ftfw-transition/changelog.gz").read_bytes()
+    page = (tmp_path / "usr/share/man/man8/ftfw-transition.8.gz").read_bytes()
+
+    assert output("dpkg-deb", "--field", deb(tree), "Version") == f"{VERSION}\n"
+    assert output(
+        "dpkg-parsechangelog", "--file", "-", "--show-field", "Version",
+        text=gzip.decompress(changelog),
+    ) == f"{VERSION}\n"  # fmt: skip
+    title, _, _ = gzip.decompress(page).decode().partition("\n")
+    assert f'"ftfw-transition {VERSION}"' in title
 
 
 @pytest.mark.parametrize("tree", ["bookworm", "trixie"])
