@@ -9,7 +9,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/pip-compile --quiet
     --generate-hashes --allow-unsafe --no-build-isolation \
     --strip-extras --annotation-style=line --no-emit-options
 
-.PHONY: demo test machines deb lint bench lock
+.PHONY: demo test machines deb lint bench lock release
 
 demo:
 	$(SUDO) tests/lab/prepare .venv
@@ -27,6 +27,10 @@ machines:
 
 deb:
 	$(SUDO) packaging/make-deb
+
+release:
+	$(SUDO) tests/lab/prepare .venv
+	SUDO="$(SUDO)" packaging/make-release "$(VERSION)"
 
 lint:
 	$(SUDO) tests/lab/prepare .venv

@@ -45,24 +45,12 @@ def run(*argv: str | Path, cwd: str | Path = "/", path: str | Path = "") -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The source distribution of a copy in which nothing is left over, and the wheel made of it."""
-    tmp = tmp_path_factory.mktemp("built")
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-    copy = tmp / "copy"
-    shutil.copytree(
-        ROOT / "primary_backup", copy / "primary_backup",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )  # fmt: skip
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    backend = f"import setuptools.build_meta as backend; backend.build_sdist({str(tmp)!r})"
-    run(sys.executable, "-c", backend, cwd=copy)
-    (sdist,) = tmp.glob("*.tar.gz")
-    run(
-        *(*pip, "wheel", "--no-build-isolation", "--no-deps", "--no-index"),
-        *("--wheel-dir", tmp, sdist),
-    )
-    (wheel,) = tmp.glob("*.whl")
+    """The source distribution of a checkout, and the wheel made of it."""
+    copy = tmp_path_factory.mktemp("built") / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "dist", "__pycache__"))
+    run("env", f"PYTHON={sys.executable}", copy / "packaging/make-dist")
+    (sdist,) = (copy / "dist").glob("*.tar.gz")
+    (wheel,) = (copy / "dist").glob("*.whl")
     return Built(sdist, wheel)
 
 
@@ -88,6 +76,33 @@ def test_both_distributions_hold_every_file_of_the_package(built: Built) -> None
         assert {name.partition("/")[2] for name in sdist.getnames()} >= SOURCES
     with zipfile.ZipFile(built.wheel) as wheel:
         assert set(wheel.namelist()) >= SOURCES
+
+
+def test_the_source_distribution_holds_the_whole_source(built: Built) -> None:
+    """Who packages it finds the man page, the units, the licence, and the tests."""
+    with tarfile.open(built.sdist) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+
+    assert names >= {
+        str(path.relative_to(ROOT))
+        for part in ("packaging/**/*", "tests/**/*", "*.md", "LICENSE", "Makefile")
+        for path in ROOT.glob(part)
+        if "__pycache__" not in path.parts
+    }
+
+
+def test_another_build_makes_the_same_distributions(built: Built, tmp_path: Path) -> None:
+    """To the last bit, of files with other times and modes: anyone can check what is published."""
+    copy = tmp_path / "another"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "dist", "__pycache__"))
+    for path in copy.rglob("*"):
+        path.chmod(path.stat().st_mode & ~0o077)
+        os.utime(path, (0, 0))
+
+    run("env", f"PYTHON={sys.executable}", "TZ=XYZ-14", copy / "packaging/make-dist")
+
+    for path in built:
+        assert (copy / "dist" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_the_installed_command_renders_what_is_shipped(command: Path, tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -80,3 +84,57 @@ def test_debians_changelog_lists_the_changes_of_every_release(tmp_path: Path) ->
     ).stdout  # fmt: skip
 
     assert printed == DEBIAN_CHANGES
+
+
+RELEASED = ("pyproject.toml", "CHANGELOG.md", "packaging/version", "packaging/make-release")
+GIT = {
+    "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org",
+    "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.org",
+    "GIT_CONFIG_GLOBAL": os.devnull, "PATH": os.environ["PATH"],
+}  # fmt: skip
+
+
+def run(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, away from what the user has configured for git."""
+    return subprocess.run(argv, cwd=cwd, env=GIT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with what a release is decided by, and nothing to build."""
+    for name in RELEASED:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for command in ("init --quiet", "add .", "commit --quiet --message=first"):
+        assert run("git", *command.split(), cwd=tmp_path).returncode == 0
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("version", "before", "why"),
+    [
+        ("", "true", "name the version"),
+        ("99", "true", f"pyproject.toml has version {VERSION}"),
+        (VERSION, "echo '#' >>pyproject.toml", "changes that are not committed"),
+        (VERSION, "touch new", "changes that are not committed"),
+        (VERSION, f"git tag v{VERSION}", f"git has the tag v{VERSION}"),
+        ("99", "sed -i 's/^version = .*/version = \"99\"/' pyproject.toml", "## 99 – YYYY-MM-DD"),
+        (VERSION, "sed -i 's/^## .*/## Unreleased/' CHANGELOG.md", f"## {VERSION} – YYYY-MM-DD"),
+    ],
+    ids=[
+        "no version", "another version", "changed", "untracked", "tagged", "no heading", "no date",
+    ],
+)  # fmt: skip
+def test_what_is_no_release_is_refused(
+    repository: Path, version: str, before: str, why: str
+) -> None:
+    """The reason is printed; nothing is built, and nothing is tagged."""
+    assert run("sh", "-c", before, cwd=repository).returncode == 0
+    tags = run("git", "tag", cwd=repository).stdout
+
+    refused = run("packaging/make-release", version, cwd=repository)
+
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert why in refused.stderr
+    assert run("git", "tag", cwd=repository).stdout == tags
+    assert not (repository / "dist").exists()
