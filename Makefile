@@ -1,4 +1,4 @@
-# Everything here needs root: it makes network namespaces and installs what is missing.
+# All but `make unit` needs root: it makes network namespaces and installs what is missing.
 comma := ,
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=CI$(comma)FTFW_TRANSITION_MACHINES,)
 PYTHON := .venv/bin/python
@@ -9,13 +9,18 @@ COMPILE := CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/pip-compile --quiet
     --generate-hashes --allow-unsafe --no-build-isolation \
     --strip-extras --annotation-style=line --no-emit-options
 
-.PHONY: demo test machines deb lint bench lock release
+.PHONY: demo unit test machines deb lint bench lock release
 
 demo:
 	$(SUDO) tests/lab/prepare .venv
 	$(SUDO) $(PYTHON) -m tests.lab.demo
 
-test: lint
+unit:
+	tests/lab/environment .venv
+	$(PYTHON) -m coverage run -m pytest tests/test_*.py --values --quiet -rfE -p no:cacheprovider
+	$(PYTHON) -m coverage report
+
+test: lint unit
 	$(SUDO) tests/lab/prepare .venv .venv-oldest
 	$(SUDO) $(PYTHON) -m pytest $(PARALLEL)
 	$(SUDO) .venv-oldest/bin/python -m pytest $(PARALLEL)

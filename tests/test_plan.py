@@ -4,7 +4,17 @@ import itertools
 
 import pytest
 
-from primary_backup.plan import STARTS_DAEMON, Mode, Replication, State, Step, When, plan
+from primary_backup.plan import (
+    STARTS_DAEMON,
+    Mode,
+    Replication,
+    State,
+    Step,
+    When,
+    plan,
+    purge,
+    refresh,
+)
 
 FTFW = Replication(Mode.FTFW)
 NOTRACK = Replication(Mode.NOTRACK)
@@ -194,3 +204,37 @@ def test_a_stop_asks_nothing(replication: Replication) -> None:
 def test_a_fault_and_a_stop_start_no_daemon() -> None:
     """A daemon that is down is started by a primary and a backup, never by a fault or a stop."""
     assert {State.PRIMARY, State.BACKUP} == STARTS_DAEMON
+
+
+@pytest.mark.parametrize(
+    ("replication", "expected"),
+    [
+        (FTFW, ("-R", "-B")),
+        (NOTRACK_DIRECT, ("-R", "-B")),
+        (ALARM, ("-R",)),
+        (NO_CACHE, ("-B",)),
+        (FTFW_NO_INTERNAL, ("-s",)),
+    ],
+)
+def test_a_primary_that_is_to_be_in_sync_again_only_sends(
+    replication: Replication, expected: tuple[str, ...]
+) -> None:
+    """It commits and flushes nothing, because its entries are live; it always asks something."""
+    steps = refresh(State.PRIMARY, replication)
+    assert asked(steps) == tuple((options, When.ALWAYS) for options in expected)
+
+
+@pytest.mark.parametrize("state", [State.BACKUP, State.FAULT])
+@pytest.mark.parametrize("replication", EVERY)
+def test_any_other_node_is_in_sync_again_as_a_backup(
+    state: State, replication: Replication | None
+) -> None:
+    """A node in fault may be promoted next, and needs the peer's connections then."""
+    steps = refresh(state, replication)
+    assert asked(steps) == (asked(plan(State.BACKUP, replication)) or (("-s", When.ALWAYS),))
+
+
+@pytest.mark.parametrize("replication", EVERY)
+def test_a_deferred_purge_is_that_of_a_fault(replication: Replication | None) -> None:
+    """As guarded as that one, and nothing where the kernel table is the replica."""
+    assert asked(purge(replication)) == asked(plan(State.FAULT, replication))

@@ -108,6 +108,7 @@ def test_what_is_left_out_is_what_is_recommended() -> None:
         ),
         ("10.10.0.10:80", "10.11.0.10:80", "forward: 10.11.0.10 lies outside of the inside"),
         ("10.10.0.10:80", "10.10.0.10", "forward.1.to: '10.10.0.10' is not an IPv4 address"),
+        ("10.10.0.10:80", "10.10.0.10:65536", "forward.1.to: '10.10.0.10:65536' is not an IPv4"),
         ("10.10.0.10:80", "10.10.0.0:80", "forward: 10.10.0.0 is the address of the network"),
         ("10.10.0.10:80", "10.10.0.1:80", "forward: 10.10.0.1 is an address of the firewalls"),
         ("10.10.0.10:80", "10.10.0.3:80", "forward: 10.10.0.3 is an address of the firewalls"),

@@ -973,7 +973,7 @@ def follows(asked: list[str], steps: tuple[Step, ...]) -> bool:
     return True
 
 
-any_case = settings(deadline=None, max_examples=200)
+any_case = settings(deadline=None, max_examples=2 * settings().max_examples)
 
 
 @any_case
