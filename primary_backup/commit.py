@@ -3,39 +3,38 @@
 from typing import NamedTuple
 
 from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
+from primary_backup.memory import Earlier
 from primary_backup.peer import Peer
-from primary_backup.proof import Commit, Kernel, Outcome, Verdict, judge_commit
+from primary_backup.proof import (
+    Commit,
+    Outcome,
+    Verdict,
+    has_grown,
+    has_made_all,
+    judge_commit,
+)
 from primary_backup.requests import Requests
 
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 STILL_SECONDS = 0.5
 """A running commit makes entries without a pause longer than this."""
 OVER_SECONDS = 10.0
 """How long a purge or a bulk may go on before the commit is repeated all the same."""
 REFILL_SECONDS = 3.0
-"""How long a bulk may take to arrive: a peer that has traffic never falls silent."""
+"""How long a bulk may take to arrive: a peer that has traffic never stops sending."""
 _WHY_DEAD = "find out why it died: its log, `journalctl -u conntrackd`, `dmesg`"
 
 
-class Earlier(NamedTuple):
-    """A commit of this same promotion, whose process did not live to see what came of it."""
-
-    before: Kernel
-    """The counters right before it."""
-    ended: bool
-    """It was waited for to its end: what is missing then, the kernel refused."""
-
-
 class Refill(NamedTuple):
-    """Where a cache that is lost comes from: the peer may live, and hold everything."""
+    """Where a cache that is lost comes from: the peer may be running, and hold everything."""
 
     peer: Peer
     lacking: bool
-    """The daemon is not the one that this node asked as a backup: it holds what came since."""
+    """The daemon was restarted since this node was a backup: it holds only what came since."""
 
 
 class Committing:
-    """One commit on its way; ``seen`` tells what came of it even where it ends in an error."""
+    """One commit on its way; ``seen`` is what came of it, even where it ends in an error."""
 
     def __init__(
         self,
@@ -51,7 +50,7 @@ class Committing:
         self._earlier = earlier
         self._before = self._last = self._daemon.kernel()
         self._early: int | None = None
-        self._looked_early = False
+        self._polled_early = False
         self._answered = True
         self._most = self._before.entries
         self.seen = Commit(None, 0, self._before.entries)
@@ -96,7 +95,11 @@ class Committing:
             why = f"conntrackd was restarted, its external cache was new; {why}"
         before = self._requests.status()
         if not refill.peer.listen(before):
-            return Verdict(Outcome.DEGRADED, f"{why}; no peer is heard to send it again", _WHY_DEAD)
+            return Verdict(
+                Outcome.DEGRADED,
+                f"{why}; no packets from a peer that could send it again",
+                _WHY_DEAD,
+            )
         self._requests.ask(("-n",))
         after = refill.peer.answer(before, REFILL_SECONDS)
         why = f"{why}; the peer has sent {after.replicated - before.replicated} connections"
@@ -113,7 +116,7 @@ class Committing:
         starts = len(self._requests.starts)
         self._wait_until_still()
         status = self._requests.status()
-        self._look(status.external)
+        self._observe(status.external)
         if len(self._requests.starts) > starts:
             return self._was_dead(replica=status.external is None)
         if status.external is None:
@@ -127,8 +130,7 @@ class Committing:
         """Whether an earlier commit, that may never have been asked, has made its entries."""
         if self._requests.starts:
             return True  # its daemon has died, there is nothing left to commit
-        almost_all = self.seen.missing <= 0.001 * (self.seen.expected or 0)
-        return self.proven and almost_all and self.seen.recovered > 0
+        return self.proven and has_made_all(self.seen)
 
     def _attempt(self) -> Verdict:
         starts = len(self._requests.starts)
@@ -141,22 +143,22 @@ class Committing:
         if was_dead:
             daemon = self._daemon.identity()
             starts = len(self._requests.starts)
-        self._look(None)  # what the table got is known, even if the daemon answers no more
+        self._observe(None)  # what the table got is known, even if the daemon answers no more
         status = self._requests.status()
         if was_dead:
             return self._was_dead(replica=status.external is None)
         if len(self._requests.starts) > starts or self._daemon.identity() != daemon:
-            self._look(None)
+            self._observe(None)
             return Verdict(
                 Outcome.DEGRADED,
                 f"conntrackd died while committing: {self.seen.recovered} connections recovered, "
                 "the rest was lost with its external cache",
                 _WHY_DEAD,
             )
-        self._look(status.external)
-        if not self._answered or not self.seen.complete:
+        self._observe(status.external)
+        if not self._answered or not self.seen.is_complete:
             self._wait_until_still()
-            self._look(self._requests.status().external)
+            self._observe(self._requests.status().external)
         if status.external is None:
             self.proven = True
             entries = self.seen.entries
@@ -183,14 +185,14 @@ class Committing:
             _WHY_DEAD,
         )
 
-    def _look(self, expected: int | None) -> None:
+    def _observe(self, expected: int | None) -> None:
         now = self._daemon.kernel()
         self.seen = Commit(expected, now.inserted_since(self._before), now.entries)
 
     def _working(self) -> bool:
-        """Whether entries were made since the last look, while the client waits for its answer."""
-        if not self._looked_early:
-            self._looked_early = True
+        """Whether entries were made since the last call, while the client waits for its answer."""
+        if not self._polled_early:
+            self._polled_early = True
             try:
                 self._early = self._requests.glance().external
             except (Unreached, Unanswered, Refused):
@@ -202,12 +204,12 @@ class Committing:
         still_since = self._requests.clock()
         while self._requests.clock() - still_since < STILL_SECONDS:
             self._requests.check()
-            self._requests.pause(LOOK_SECONDS)
+            self._requests.pause(POLL_SECONDS)
             if self._moved():
                 still_since = self._requests.clock()
 
     def _moved(self) -> bool:
-        """Whether entries were made since the last look; packets make and end entries too."""
+        """Whether entries were made since the last call; packets make and end entries too."""
         last, self._last = self._last, self._daemon.kernel()
         grown, self._most = self._last.entries > self._most, max(self._most, self._last.entries)
         return grown if self._last.inserted is None else last.inserted != self._last.inserted
@@ -217,14 +219,12 @@ class Committing:
         expected = self.seen.expected
         if expected is None:
             return False
-        if self.seen.eaten:
+        if self.seen.is_eaten:
             return True
-        if self.seen.complete:
+        if self.seen.is_complete:
             return False
         early = expected if self._early is None else self._early
-        return max(expected, self._requests.status().external or 0) > early + max(
-            10, 0.001 * expected
-        )
+        return has_grown(early, max(expected, self._requests.status().external or 0))
 
     def _wait_until_over(self) -> None:
         deadline = self._requests.clock() + OVER_SECONDS
@@ -234,4 +234,4 @@ class Committing:
             last, size = size, self._requests.status().external
             if size == last and not self._requests.reach(self._daemon.flushing):
                 return
-            self._requests.pause(2 * LOOK_SECONDS)
+            self._requests.pause(2 * POLL_SECONDS)

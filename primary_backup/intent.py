@@ -1,4 +1,4 @@
-"""What is to become of this node, and by whose word."""
+"""What this firewall is asked to be, and who asked for it."""
 
 from enum import Enum
 from typing import NamedTuple
@@ -13,23 +13,28 @@ class Kind(Enum):
     """All of them; a primary that is one already commits nothing."""
     REASSERT = "reassert"
     """Those of a primary whose entries are live, whatever is remembered."""
-    RECALL = "recall"
-    """None if this state stands already; what a primary does then, its caches tell."""
+    RESUME = "resume"
+    """None if this state was reached already; else all of them."""
     REFRESH = "refresh"
     """Those that bring a node back in sync which is in this state already."""
     PURGE = "purge"
-    """The purge that was held back."""
+    """The purge that was deferred."""
 
 
 class Intent(NamedTuple):
-    """What is to become of this node, and by whose word."""
+    """What this firewall is asked to be, and who asked for it."""
 
     state: State
     cause: str
     kind: Kind = Kind.BECOME
     since: float = 0.0
-    """For RECALL: since when keepalived is in that state, in seconds of the wall clock."""
+    """For RESUME: since when keepalived is in that state, in seconds of the wall clock."""
     stepped_down: bool = False
-    """It was something else in between, which nobody has acted upon: a promotion is a first one."""
+    """Another state came in between that was not carried out: a promotion is a first one."""
     force: bool = False
-    """Purge even where keepalived says that this node is master."""
+    """Purge even where keepalived reports that this node is master."""
+
+    @property
+    def ends_promotion(self) -> bool:
+        """Whether the next ``primary`` commits, whatever becomes of this transition."""
+        return self.stepped_down or self.state is not State.PRIMARY

@@ -53,97 +53,128 @@ class Replication(NamedTuple):
         return self.mode is Mode.NOTRACK
 
 
+class StepName(Enum):
+    """What a step does; the text is what an event and ``--dry-run`` call it."""
+
+    START = "start"
+    COMMIT = "commit"
+    FLUSH = "flush"
+    FLUSH_INTERNAL = "flush-internal"
+    RESYNC = "resync"
+    BULK_SEND = "bulk-send"
+    DROP_UNCOMMITTED = "drop-uncommitted"
+    REQUEST_RESYNC = "request-resync"
+    PURGE = "purge"
+    DISARM = "disarm"
+    POLL = "poll"
+
+
 class When(Enum):
     """When a step is asked; the text is what ``--dry-run`` prints."""
 
     ALWAYS = "always"
     COMMIT_PROVEN = "if the commit is proven"
     COMMIT_UNPROVEN = "if the commit is not proven"
-    CACHE_KEPT = "if an earlier promotion kept its cache and the peer now holds our connections"
+    UNCOMMITTED = "if a promotion left uncommitted copies"
+    UNCOMMITTED_COVERED = (
+        "if a promotion left uncommitted copies and the peer now holds our connections"
+    )
     PEER_COVERS = "if the peer is proven to hold our connections"
-    PURGE_PENDING = "if a purge we armed is pending and the peer is not proven to hold them"
+    PURGE_PENDING = "if a purge of ours is pending and the peer is not proven to hold them"
     PURGE_PENDING_EMPTY = "as before, and the external cache is empty"
 
 
 class Step(NamedTuple):
     """One request to conntrackd: ``options`` are the client's, as in conntrackd(8)."""
 
-    name: str
+    name: StepName
     options: tuple[str, ...]
     why: str
     proof: str
     when: When = When.ALWAYS
 
+    @property
+    def empties_internal(self) -> bool:
+        """Whether it empties the internal cache; without one, the kernel table."""
+        return self.options in (("-f",), ("-f", "internal"))
+
 
 COMMIT = Step(
-    "commit", ("-c",),
-    why="insert the peer's connections into the kernel, and disarm a pending purge",
+    StepName.COMMIT, ("-c",),
+    why="insert the peer's connections into the kernel, and cancel a pending purge",
     proof="the kernel's insert counter rises by what the external cache holds",
 )  # fmt: skip
 COMMIT_NOTHING = Step(
-    "commit", ("-c",),
-    why="disarm a pending purge; the connections are in the kernel already",
+    StepName.COMMIT, ("-c",),
+    why="cancel a pending purge; the connections are in the kernel already",
     proof="the daemon answers; kernel_entries tells the replica's size",
 )  # fmt: skip
 FLUSH = Step(
-    "flush", ("-f",),
+    StepName.FLUSH, ("-f",),
     why="drop the used external copy and an internal cache that a big commit left incomplete",
     proof="the external cache is nearly empty",
     when=When.COMMIT_PROVEN,
 )  # fmt: skip
 FLUSH_EXTERNAL = Step(
-    "flush", ("-f", "external"),
+    StepName.FLUSH, ("-f", "external"),
     why="drop the used external copy; a plain -f would flush the kernel table here",
     proof="the external cache is nearly empty",
     when=When.COMMIT_PROVEN,
 )  # fmt: skip
-REBUILD = Step(
-    "flush-internal", ("-f", "internal"),
-    why="disarm a pending purge and drop the internal cache, keep the only external copy",
+FLUSH_INTERNAL = Step(
+    StepName.FLUSH_INTERNAL, ("-f", "internal"),
+    why="cancel a pending purge and drop the internal cache, keep the only external copy",
     proof="the resync after it",
     when=When.COMMIT_UNPROVEN,
 )  # fmt: skip
+FLUSH_INTERNAL_AGAIN = FLUSH_INTERNAL._replace(when=When.ALWAYS)
 RESYNC = Step(
-    "resync", ("-R",),
+    StepName.RESYNC, ("-R",),
     why="rebuild the internal cache from the kernel table",
     proof="the internal cache holds what was recovered",
 )  # fmt: skip
 BULK_SEND = Step(
-    "bulk-send", ("-B",),
+    StepName.BULK_SEND, ("-B",),
     why="push every connection to the peer",
     proof="FTFW: the peer acknowledges, the resend queue drains; NOTRACK: bytes are sent",
 )  # fmt: skip
-DROP_KEPT = Step(
-    "drop-kept", ("-f", "external"),
-    why="drop a copy that an unproven commit kept, or dead connections come back",
+DROP_UNCOMMITTED = Step(
+    StepName.DROP_UNCOMMITTED, ("-f", "external"),
+    why="drop uncommitted copies, or dead connections come back",
     proof="the external cache is nearly empty",
-    when=When.CACHE_KEPT,
+    when=When.UNCOMMITTED_COVERED,
 )  # fmt: skip
 REQUEST_RESYNC = Step(
-    "request-resync", ("-n",),
+    StepName.REQUEST_RESYNC, ("-n",),
     why="ask the peer for everything it holds",
-    proof="the peer is heard, and the cache has settled",
+    proof="packets of the peer arrive, and the cache has settled",
 )  # fmt: skip
 PURGE = Step(
-    "purge", ("-t",),
+    StepName.PURGE, ("-t",),
     why="flush this kernel table after PurgeTimeout, so that dead connections do not stay",
-    proof="none at the time: it fires later",
+    proof="none: conntrackd flushes the kernel table PurgeTimeout later",
     when=When.PEER_COVERS,
 )  # fmt: skip
+CHECK_UNCOMMITTED = Step(
+    StepName.POLL, ("-s",),
+    why="report copies that an earlier promotion left: its connections may be missing here",
+    proof="the external cache is nearly empty",
+    when=When.UNCOMMITTED,
+)  # fmt: skip
 DISARM = Step(
-    "disarm", ("-f", "internal"),
+    StepName.DISARM, ("-f", "internal"),
     why="cancel a purge that would destroy connections nobody else is proven to hold",
     proof="the resync after it",
     when=When.PURGE_PENDING,
 )  # fmt: skip
 DISARM_RESYNC = Step(
-    "resync", ("-R",),
+    StepName.RESYNC, ("-R",),
     why=RESYNC.why,
     proof=RESYNC.proof,
     when=When.PURGE_PENDING,
 )  # fmt: skip
 DISARM_BY_COMMIT = Step(
-    "disarm", ("-c",),
+    StepName.DISARM, ("-c",),
     why="cancel the purge; -f internal would flush the kernel table here",
     proof="the daemon answers",
     when=When.PURGE_PENDING_EMPTY,
@@ -163,12 +194,14 @@ def plan(state: State, replication: Replication | None, *, again: bool = False) 
     ``replication`` is None where the configuration could not be read. ``again`` is a primary that
     was one already: its live entries are newer than any copy, so that nothing is committed.
     """
+    if state is State.PRIMARY and again:
+        return _reassert(replication)
     if replication is None:
-        return tuple(step for step in UNREAD[state] if not (again and step is COMMIT))
+        return UNREAD[state]
     if state is State.PRIMARY:
-        return _reassert(replication) if again else _promote(replication)
+        return _promote(replication)
     if state is State.BACKUP:
-        drop = (DROP_KEPT,) if replication.external_cache else ()
+        drop = (DROP_UNCOMMITTED,) if replication.external_cache else ()
         ask = (*drop, REQUEST_RESYNC) if replication.sends_bulks else ()
         return (*ask, *_purge(replication))
     if state is State.FAULT:
@@ -181,14 +214,21 @@ def _promote(replication: Replication) -> tuple[Step, ...]:
     if not replication.internal_cache:
         flush = (FLUSH_EXTERNAL,) if replication.external_cache else ()
         return (commit, *flush, *_bulk_send(replication))
-    return (commit, FLUSH, REBUILD, RESYNC, *_bulk_send(replication))
+    return (commit, FLUSH, FLUSH_INTERNAL, RESYNC, *_bulk_send(replication))
 
 
-def _reassert(replication: Replication) -> tuple[Step, ...]:
-    if not replication.internal_cache:
-        return _bulk_send(replication)
-    rebuild = Step(REBUILD.name, REBUILD.options, why=REBUILD.why, proof=REBUILD.proof)
-    return (rebuild, RESYNC, *_bulk_send(replication))
+def _reassert(replication: Replication | None) -> tuple[Step, ...]:
+    rebuild = (FLUSH_INTERNAL_AGAIN,) if replication and replication.internal_cache else ()
+    return (*rebuild, *_resend(replication))
+
+
+def _resend(replication: Replication | None) -> tuple[Step, ...]:
+    """What brings the peer everything from a primary whose entries are live."""
+    if replication is None:
+        return (RESYNC, BULK_SEND, CHECK_UNCOMMITTED)
+    resync = (RESYNC,) if replication.internal_cache else ()
+    check = (CHECK_UNCOMMITTED,) if replication.external_cache else ()
+    return (*resync, *_bulk_send(replication), *check)
 
 
 def _bulk_send(replication: Replication) -> tuple[Step, ...]:
@@ -203,9 +243,9 @@ def _purge(replication: Replication) -> tuple[Step, ...]:
     return (PURGE, DISARM, DISARM_RESYNC)
 
 
-LOOK = Step(
-    "look", ("-s",),
-    why="nothing else is to be asked: conntrackd was down",
+POLL = Step(
+    StepName.POLL, ("-s",),
+    why="start a conntrackd that is down; nothing else is to be asked",
     proof="the daemon answers",
 )  # fmt: skip
 
@@ -214,14 +254,14 @@ def refresh(state: State, replication: Replication | None) -> tuple[Step, ...]:
     """What brings a node in that state back in sync, when its daemon or its peer came back.
 
     A primary commits and flushes nothing: the entries are live. A backup asks for everything anew,
-    and so does a node in fault: nobody knows which word comes next.
+    and so does a node in fault: nobody knows which notification comes next.
     """
-    if state is State.PRIMARY:
-        again = plan(state, replication, again=True)
-        return tuple(step for step in again if step in (RESYNC, BULK_SEND)) or (LOOK,)
-    return plan(State.BACKUP, replication) or (LOOK,)
+    if state is not State.PRIMARY:
+        return plan(State.BACKUP, replication) or (POLL,)
+    steps = _resend(replication)
+    return steps if any(step.when is When.ALWAYS for step in steps) else (POLL, *steps)
 
 
 def purge(replication: Replication | None) -> tuple[Step, ...]:
-    """What purges a node that held its purge back, now that it is safe."""
+    """What purges a node whose purge was deferred, now that it is safe."""
     return plan(State.FAULT, replication)

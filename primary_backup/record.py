@@ -2,35 +2,36 @@
 
 from typing import Any
 
-from primary_backup.plan import State
-from primary_backup.proof import Commit, Outcome, Verdict
-from primary_backup.transition import StepResult
+from primary_backup.plan import State, StepName
+from primary_backup.proof import Outcome, StepResult, Verdict
 
-_TELLING = frozenset({"commit", "drop-kept", "request-resync", "disarm"})
+_REPORTED = frozenset(
+    {StepName.COMMIT, StepName.DROP_UNCOMMITTED, StepName.REQUEST_RESYNC, StepName.DISARM}
+)
 """The steps whose reasons are that of a transition that ended ok; a purge's always is."""
 _ADVICE = {
-    Outcome.FAILED: "mend the cause, then run `ftfw-transition primary` again",
-    Outcome.DEGRADED: "mend the cause; `conntrackd -s` shows what both caches hold now",
+    Outcome.FAILED: "fix the cause, then run `ftfw-transition primary` again",
+    Outcome.DEGRADED: "fix the cause; `conntrackd -s` shows what both caches hold now",
 }
 
 
-def conclude(state: State, steps: list[StepResult], signals: list[str]) -> Verdict:
-    """How a transition ended, by its worst step; ``signals`` are those that it was sent."""
-    verdict = _worst(state, steps) or Verdict(Outcome.OK, _told(steps))
+def conclude(state: State, steps: tuple[StepResult, ...], signals: list[str]) -> Verdict:
+    """How a transition ended, by its worst step; ``signals`` are those that were received."""
+    verdict = _worst(state, steps) or Verdict(Outcome.OK, _reason(steps))
     if signals and verdict.outcome is not Outcome.SUPERSEDED and signals[0] not in verdict.reason:
-        verdict = verdict._replace(reason=f"{verdict.reason}; {signals[0]} came meanwhile")
+        verdict = verdict._replace(reason=f"{verdict.reason}; received {signals[0]}")
     return verdict
 
 
 def advice(state: State, verdict: Verdict) -> str:
-    """What to type next; a promotion that did not end well always says something."""
+    """What to type next; a promotion that did not end well always has some."""
     return verdict.advice or (_ADVICE.get(verdict.outcome, "") if state is State.PRIMARY else "")
 
 
 def step_fields(result: StepResult) -> dict[str, Any]:
     """One step, as the final event lists it."""
     return {
-        "name": result.name,
+        "name": result.name.value,
         "command": result.command,
         "outcome": result.outcome.value,
         "reason": result.reason,
@@ -39,35 +40,38 @@ def step_fields(result: StepResult) -> dict[str, Any]:
     }
 
 
-def step_event(
-    transition: str, state: State, result: StepResult, commit: Commit | None
-) -> dict[str, Any]:
-    """One step, as it is logged; of a commit, with what was seen of it."""
+def step_event(transition: str, state: State, result: StepResult) -> dict[str, Any]:
+    """One step, as it is logged; of a commit, with what was observed of it."""
     fields = step_fields(result)
     step = fields.pop("name")  # a name that logging keeps for itself
     fields = {"transition": transition, "state": state.value, "step": step, **fields}
-    if result.name == "commit" and commit is not None:
-        fields["expected"] = commit.expected
-        fields["recovered"] = commit.recovered
-        fields["kernel_entries"] = commit.entries
+    if result.commit is not None:
+        fields["expected"] = result.commit.expected
+        fields["recovered"] = result.commit.recovered
+        fields["kernel_entries"] = result.commit.entries
     return fields
 
 
-def _worst(state: State, steps: list[StepResult]) -> Verdict | None:
+def _worst(state: State, steps: tuple[StepResult, ...]) -> Verdict | None:
     found = {step.outcome: step for step in reversed(steps)}  # the first of each outcome
     for outcome in (Outcome.SUPERSEDED, Outcome.FAILED, Outcome.DEGRADED):
         step = found.get(outcome)
         if step is not None:
-            recovered = any(done.name == "commit" and done.outcome is Outcome.OK for done in steps)
+            recovered = any(
+                done.name is StepName.COMMIT and done.outcome is Outcome.OK for done in steps
+            )
             if outcome is Outcome.FAILED and state is State.PRIMARY and recovered:
-                outcome = Outcome.DEGRADED  # noqa: PLW2901  # they live, only the peer lacks them
-            return Verdict(outcome, f"{step.name}: {step.reason}", step.advice)
+                outcome = Outcome.DEGRADED  # noqa: PLW2901  # only the peer lacks them
+            return Verdict(outcome, f"{step.name.value}: {step.reason}", step.advice)
     return None
 
 
-def _told(steps: list[StepResult]) -> str:
+def _reason(steps: tuple[StepResult, ...]) -> str:
+    """The reasons of what was asked, or only those that matter where there are any."""
     asked = [step for step in steps if step.reason and step.attempts]
-    telling = [
-        step for step in steps if step.name == "purge" or (step in asked and step.name in _TELLING)
+    reported = [
+        step
+        for step in steps
+        if step.name is StepName.PURGE or (step in asked and step.name in _REPORTED)
     ]
-    return "; ".join(step.reason for step in telling or asked) or "nothing is asked in this mode"
+    return "; ".join(step.reason for step in reported or asked) or "nothing is asked in this mode"

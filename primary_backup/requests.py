@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Daemon(Protocol):
-    """What a transition asks of the world."""
+    """What a transition asks of conntrackd and of the kernel."""
 
     def command(self, options: tuple[str, ...]) -> str:
         """The exact command of a request."""
@@ -23,7 +23,7 @@ class Daemon(Protocol):
         """Ask one thing; raises Unreached, Unanswered or Refused."""
 
     def status(self) -> Status:
-        """Look at the caches; raises as ``request``."""
+        """The caches and the traffic with the peer; raises as ``request``."""
 
     def unacknowledged(self) -> int | None:
         """Messages that the peer has not acknowledged; raises as ``request``."""
@@ -31,15 +31,16 @@ class Daemon(Protocol):
     def flushing(self) -> bool:
         """Whether a flush of the kernel table is running; raises as ``request``."""
 
-    def kernel(self) -> Kernel:
-        """Look at the kernel's counters."""
+    @property
+    def kernel(self) -> Callable[[], Kernel]:
+        """Observes the kernel's counters."""
 
     def identity(self) -> object:
         """What tells this daemon from the next one."""
 
 
 class Start(NamedTuple):
-    """The daemon was dead and has been started: how, and how long it took in seconds."""
+    """The daemon was down and has been started: how, and how long it took in seconds."""
 
     command: str
     reason: str
@@ -54,7 +55,7 @@ class Requests:
         daemon: Daemon,
         *,
         start: Callable[[], tuple[str, str]] | None,
-        halted: Callable[[], str | None],
+        check: Callable[[], None],
         pause: Callable[[float], None],
         deadline: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
@@ -62,23 +63,23 @@ class Requests:
         """Take what decides: the daemon, and what may be done with it.
 
         ``start`` starts a dead daemon, once, and returns the command and what had to be done
-        first; None where that is not ours. ``halted`` says why nothing more may be asked, or None;
+        first; None where that is not ours. ``check`` raises Halted where nothing more may be asked;
         ``pause`` waits so many seconds, or until halted. ``deadline``: when the whole transition
         gives up, on the ``clock`` (monotonic seconds).
         """
         self.daemon = daemon
         self.pause = pause
-        self.halted = halted
         self.clock = clock
         self.attempts = 0
         self.starts: list[Start] = []
         self.first: tuple[float, Status] | None = None
-        """The first look at this daemon and when (monotonic seconds): it tells silence later."""
+        """The first status of this daemon and when (monotonic seconds)."""
+        self._check = check
         self._start = start
         self._deadline = deadline
 
     def ask(self, options: tuple[str, ...], working: Callable[[], bool] = lambda: False) -> None:
-        """Make one request; ``working`` says whether a slow one still makes progress."""
+        """Make one request; ``working`` tells whether a slow one still makes progress."""
 
         def request() -> None:
             self.check()
@@ -92,17 +93,21 @@ class Requests:
         self.reach(request)
 
     def status(self) -> Status:
-        """Look at the daemon's caches."""
+        """The daemon's caches; a dead daemon is started."""
         return self.reach(self.glance)
 
     def glance(self) -> Status:
-        """Look at them, but start and retry nothing."""
+        """The same, but nothing is started or retried."""
         status = self.daemon.status()
         self.first = self.first or (self.clock(), status)
         return status
 
+    def ours(self, status: Status) -> int:
+        """Connections held here; without an internal cache only the kernel counts them."""
+        return self.daemon.kernel().entries if status.internal is None else status.internal
+
     def reach(self, call: Callable[[], T]) -> T:
-        """Call, call again while nobody listens, then start the daemon once where that is ours."""
+        """Call, and again while no daemon listens; then start it once, where that is ours."""
         try:
             return call()
         except Unreached:
@@ -121,11 +126,17 @@ class Requests:
 
     def check(self) -> None:
         """Raise Halted where nothing more may be asked, Unanswered past the deadline."""
-        why = self.halted()
-        if why is not None:
-            raise Halted(why)
+        self._check()
         if self.clock() > self._deadline:
             raise Unanswered("the transition has taken too long")
+
+    def halted(self) -> str | None:
+        """Why nothing more may be asked; None where something may."""
+        try:
+            self._check()
+        except Halted as why:
+            return str(why)
+        return None
 
     def _retry(self, call: Callable[[], T]) -> T:
         import tenacity  # only here: importing it takes longer than a client call

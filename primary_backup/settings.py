@@ -1,10 +1,14 @@
-"""Which daemon, through which client; and what its conntrackd.conf says, read from the file."""
+"""The paths that options name, and their defaults."""
 
 import os
 from typing import NamedTuple
 
+CONFIG = "/etc/conntrackd/conntrackd.conf"
+CONNTRACKD = "/usr/sbin/conntrackd"
 KEEPALIVED = ("/usr/sbin/keepalived", "/usr/local/sbin/keepalived")
 """Where keepalived is installed by a distribution, or by its own makefile."""
+RUN_DIR = "/run/ftfw-transition"
+FIFO = f"{RUN_DIR}/notify.fifo"
 
 
 def installed_keepalived() -> str:

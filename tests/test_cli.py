@@ -1093,7 +1093,7 @@ def test_many_hooks_at_once_leave_the_youngest_s_state(node: Node) -> None:
     hooks.append(node.start("primary"))
     ends = [hook.wait() for hook in hooks]
     assert ends[-1].code == 0
-    assert json.loads((node.run_dir / "memory.json").read_text())["state"] == "primary"
+    assert json.loads((node.run_dir / "memory.json").read_text())["last"][2] == "primary"
     assert {ended.code for ended in ends} <= {0, 4}, [ended.lines for ended in ends]
     assert node.asked[-1] == "-B"
 

@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from primary_backup.follower.backoff import FIRST_PAUSE_SECONDS
 from primary_backup.follower.inbox import Inbox
 from primary_backup.follower.loop import STOP_SECONDS
-from primary_backup.follower.needs import FIRST_PAUSE_SECONDS
 from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived.fifo import Fifo
 from primary_backup.keepalived.notify import STATES, Followed
@@ -31,7 +31,9 @@ from primary_backup.system.proc import TICKS_PER_SECOND, boot_id, boot_seconds
 from tests.fake.node import Follower, Hook, Node, later, lives, until
 
 WAITS = ": >$world/asking; until_told go"
-"""A request that waits, and says that it does."""
+"""A request that waits, and shows that it does."""
+DOES_NOTHING = f"{WAITS}; exit 0"
+"""The same, and then it has no effect."""
 DOWN = '[ -e $world/up ] || [ "$request" = -d ] || unreached'
 PROMOTION = ["-c", "-f", "-R", "-B"]
 REASSERTION = ["-f internal", "-R", "-B"]
@@ -44,9 +46,9 @@ def follower(node: Node) -> Follower:
     return node.follow()
 
 
-def in_mid(node: Node, follower: Follower, word: str, request: str) -> None:
-    """Let the follower hear a word; its request runs until the node is told to go on."""
-    node.on(request, WAITS)
+def in_mid(node: Node, follower: Follower, word: str, request: str, script: str = WAITS) -> None:
+    """Let the follower read a notification; its request runs until the node lets it go on."""
+    node.on(request, script)
     follower.say(word)
     until((node.world / "asking").exists, f"{request} is asked")
 
@@ -348,7 +350,7 @@ def wanted(*chunks: bytes) -> Wanted | None:
     with inbox() as (box, write):
         for chunk in chunks:
             write(chunk)
-            box.look()
+            box.read()
         word = box.take()
         intent = word.intent if word is not None else None
         return Wanted(intent.state, intent.kind, intent.stepped_down) if intent else None
@@ -385,21 +387,21 @@ def test_a_word_is_taken_once(said: list[bytes], more: bytes) -> None:
     """What was taken is acted upon; only what comes after it is new."""
     with inbox() as (box, write):
         write(lines(*said))
-        box.look()
+        box.read()
         box.take()
-        assert box.look() is None
+        assert box.read() is None
         write(lines(more))
-        assert box.look() is not None
+        assert box.read() is not None
 
 
 def test_a_rival_is_of_interest_once_the_promotion_is_taken() -> None:
     """While the promotion runs, and after it: a primary that heard another one."""
     with inbox() as (box, write):
         write(lines(OURS[0]))
-        box.look()
+        box.read()
         assert box.take() is not None
         write(lines(RIVAL))
-        word = box.look()
+        word = box.read()
         assert word is not None
         assert word.intent.kind is Kind.REASSERT
 
@@ -412,9 +414,9 @@ def test_an_answer_is_older_than_what_was_said_since(
     answers = {State.PRIMARY: OURS[0], State.BACKUP: OURS[1], State.FAULT: OURS[2]}
     with inbox() as (box, write):
         write(lines(*before))
-        waiting = box.look()
+        waiting = box.read()
         write(lines(*since))
-        box.answer(Intent(answered, "keepalived says so", Kind.RECALL), waiting)
+        box.answer(Intent(answered, "keepalived says so", Kind.RESUME), waiting)
         word = box.take()
     expected = wanted(lines(*before), lines(answers[answered]), lines(*since))
     assert word is not None
@@ -430,7 +432,7 @@ def test_what_follows_from_a_look_replaces_no_word(said: list[bytes]) -> None:
     with inbox() as (box, write):
         issued = box.issued()
         write(lines(*said))
-        expected = box.look()
+        expected = box.read()
         box.propose(Intent(State.BACKUP, "a look", Kind.REFRESH), issued)
         word = box.take()
     assert word is not None
@@ -445,7 +447,7 @@ def test_a_word_is_not_of_the_future() -> None:
     with inbox() as (box, write):
         for line in OURS[:2] * 500:
             write(lines(line))
-            box.look()
+            box.read()
             word = box.take()
             assert word is not None
             assert word.issued.ticks <= boot_seconds() * TICKS_PER_SECOND
@@ -457,7 +459,7 @@ def test_no_two_words_that_are_acted_upon_are_of_the_same_age() -> None:
         starts = []
         for line in OURS * 5:
             write(lines(line))
-            box.look()
+            box.read()
             word = box.take()
             assert word is not None
             starts.append(word.issued)
@@ -588,7 +590,7 @@ def test_a_fifo_that_was_made_anew_is_followed(node: Node, follower: Follower) -
     with stopped(follower):
         node.fifo.unlink()
         os.mkfifo(node.fifo, 0o600)
-    follower.told("keepalived.asked", "made anew")
+    follower.told("keepalived.asked", "re-created")
     follower.say("MASTER")
     assert follower.finished(1)["state"] == "primary"
 
@@ -795,7 +797,7 @@ def killed(hook: Hook) -> None:
 
 def test_a_commit_that_did_nothing_is_asked_again(node: Node, follower: Follower) -> None:
     """SIGKILL while -c is asked: the next follower promotes, with a commit of its own."""
-    in_mid(node, follower, "MASTER", "-c")
+    in_mid(node, follower, "MASTER", "-c", DOES_NOTHING)
     killed(follower)
     goes_on(node, "-c")
     ended = node.follow().finished(1)
@@ -879,7 +881,7 @@ def test_what_a_killed_hook_left_is_finished(node: Node, follower: Follower) -> 
     """While a follower is there, nothing stays half done."""
     follower.say("BACKUP")
     follower.finished(1)
-    node.on("-c", WAITS)
+    node.on("-c", DOES_NOTHING)
     hook = node.start("primary")
     until((node.world / "asking").exists, "the commit runs")
     killed(hook)

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from primary_backup.follower.inbox import Inbox
-from primary_backup.follower.reconcile import Inquiry
+from primary_backup.follower.reconcile import Reconciler
 from primary_backup.keepalived.fifo import Fifo
 from primary_backup.keepalived.notify import Followed
 from primary_backup.keepalived.state import Keepalived, NotRunning, Standing, Unknown
@@ -478,11 +478,11 @@ def test_a_notification_that_ends_a_question_of_lost_ones_is_a_first_one(
     def master_is_written() -> None:
         os.write(inbox.fifo.fileno(), b'GROUP "G1" MASTER 0\n')
 
-    inquiry = Inquiry(
+    reconciler = Reconciler(
         inbox, GROUP, Settings(*paths, INSTALLED.program), lambda *_: None, master_is_written
     )
     with place.network(), place.stopped(process.pid, child(process)):
-        assert not inquiry.ask("the FIFO was full")
+        assert not reconciler.ask("the FIFO was full")
 
     assert inbox.waiting is not None
     assert inbox.waiting.intent.state is State.PRIMARY

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from primary_backup.proof import Kernel
-from primary_backup.system.kernel import look, parse_inserted
+from primary_backup.system.kernel import observe, parse_inserted
 
 # Linux 6.1 and before called the second column `searched`, and has no `clashres`.
 OLDER = """\
@@ -65,13 +65,13 @@ def test_an_increase_is_told_across_any_wrap(before: list[int], data: st.DataObj
     assert second.inserted_since(first) == sum(made)
 
 
-def test_both_counters_are_looked_at(tmp_path: Path) -> None:
+def test_both_counters_are_observed(tmp_path: Path) -> None:
     """The insert counter and the table's size are read from their files."""
     (tmp_path / "stat").write_text(NEWER.format(rows=row(7) + "\n"))
     (tmp_path / "count").write_text("262144\n")
-    assert look(str(tmp_path / "stat"), str(tmp_path / "count")) == Kernel(7, 262144)
+    assert observe(str(tmp_path / "stat"), str(tmp_path / "count")) == Kernel(7, 262144)
 
 
 def test_a_kernel_without_conntrack_is_no_error(tmp_path: Path) -> None:
     """Where the files do not exist nothing is known, and nothing breaks."""
-    assert look(str(tmp_path / "stat"), str(tmp_path / "count")) == Kernel(None, 0)
+    assert observe(str(tmp_path / "stat"), str(tmp_path / "count")) == Kernel(None, 0)

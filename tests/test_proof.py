@@ -4,32 +4,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from primary_backup.conntrackd.status import Status
 from primary_backup.proof import (
     Commit,
     Kernel,
+    Left,
     Outcome,
+    has_grown,
+    has_made_all,
+    is_committed,
     judge_commit,
     judge_flush,
     judge_resync,
+    judge_uncommitted,
     uncovered,
 )
 
 COUNTS = st.integers(0, 10**6)
 
 
-def status(internal: int | None = 0, external: int | None = 0) -> Status:
-    """What `-s` says of caches of these sizes."""
-    return Status(internal, external, 0, 0, 0, 0)
-
-
 @pytest.mark.parametrize(
     ("expected", "recovered", "outcome", "may_flush"),
     [
         (0, 0, Outcome.OK, True),
-        (1, 0, Outcome.OK, True),
-        (10, 0, Outcome.OK, True),
+        (1, 1, Outcome.OK, True),
+        (1, 0, Outcome.DEGRADED, False),
+        (2, 1, Outcome.OK, True),
+        (2, 0, Outcome.DEGRADED, False),
+        (10, 5, Outcome.OK, True),
+        (10, 4, Outcome.DEGRADED, False),
         (11, 0, Outcome.DEGRADED, False),
+        (20, 10, Outcome.OK, True),
+        (20, 9, Outcome.DEGRADED, False),
         (500, 500, Outcome.OK, True),
         (500, 490, Outcome.OK, True),
         (500, 489, Outcome.DEGRADED, False),
@@ -49,7 +54,7 @@ def status(internal: int | None = 0, external: int | None = 0) -> Status:
 def test_a_commit_is_judged_by_what_is_missing(
     expected: int, recovered: int, outcome: Outcome, *, may_flush: bool
 ) -> None:
-    """ok: missing ≤ max(10, 0.1 %). 1 % or more: degraded, cache kept. Between: may be flushed."""
+    """ok: missing ≤ min(10, half) or 0.1 %. From 1 % on the cache is not flushed, below it is."""
     verdict, flush = judge_commit(Commit(expected, recovered, recovered))
     assert (verdict.outcome, flush) == (outcome, may_flush)
 
@@ -94,7 +99,7 @@ def test_an_unproven_commit_says_what_to_type_next() -> None:
 def test_a_cache_that_may_go_is_in_the_kernel(
     expected: int, inserted: int | None, entries: int
 ) -> None:
-    """Whatever was seen: less than 1 % (or 10) missing and still there, or the cache is kept."""
+    """Whatever was observed: it may go only if less than 1 % (or 10) is missing."""
     commit = Commit(expected, inserted, entries)
     _, may_flush = judge_commit(commit)
     made = entries if inserted is None else inserted
@@ -138,17 +143,17 @@ def test_an_uncounted_increase_is_unknown(pair: tuple[int | None, int | None]) -
 )
 def test_a_flush_leaves_a_tenth_or_a_hundred(before: int, after: int, outcome: Outcome) -> None:
     """A sending peer refills the cache a little; more than that, and the daemon refused."""
-    assert judge_flush(before, status(external=after)).outcome is outcome
+    assert judge_flush(before, after).outcome is outcome
 
 
 def test_a_refused_flush_names_the_hash_size() -> None:
     """HashSize ≤ 8192 makes the daemon ignore the flush; it says nothing, so that we do."""
-    assert "8192" in judge_flush(5_000, status(external=5_000)).reason
+    assert "8192" in judge_flush(5_000, 5_000).reason
 
 
 def test_there_is_nothing_to_flush_without_an_external_cache() -> None:
     """In direct mode no flush can be refused."""
-    assert judge_flush(None, status(external=None)).outcome is Outcome.OK
+    assert judge_flush(None, None).outcome is Outcome.OK
 
 
 @pytest.mark.parametrize(
@@ -165,7 +170,7 @@ def test_a_resync_holds_what_was_recovered(
     recovered: int, internal: int | None, outcome: Outcome
 ) -> None:
     """The internal cache, which is what the peer gets, holds 95 % of what was recovered."""
-    assert judge_resync(recovered, status(internal=internal)).outcome is outcome
+    assert judge_resync(recovered, internal).outcome is outcome
 
 
 @pytest.mark.parametrize(
@@ -174,15 +179,87 @@ def test_a_resync_holds_what_was_recovered(
 )
 def test_a_copy_covers_from_nine_tenths_on(external: int, ours: int, *, covered: bool) -> None:
     """The external cache holds at least 90 % of what the internal cache holds."""
-    why = uncovered(status(external=external), ours, heard=True, kept=False)
-    assert (why is None) == covered
+    assert (uncovered(external, ours, receiving=True, left=Left()) is None) == covered
 
 
-@given(external=st.none() | COUNTS, ours=COUNTS, heard=st.booleans(), kept=st.booleans())
+@given(
+    external=st.none() | COUNTS,
+    ours=COUNTS,
+    receiving=st.booleans(),
+    left=st.builds(Left, st.integers(0, 1), st.booleans()),
+)
 def test_in_doubt_nothing_is_covered(
-    external: int | None, ours: int, *, heard: bool, kept: bool
+    external: int | None, ours: int, *, receiving: bool, left: Left
 ) -> None:
-    """Not heard, kept, or no copy at all: the reason says why, whatever the sizes are."""
-    why = uncovered(status(external=external), ours, heard=heard, kept=kept)
-    if not heard or kept or external is None:
+    """No packets, uncommitted copies, or no copy at all: the reason says why, at any sizes."""
+    why = uncovered(external, ours, receiving=receiving, left=left)
+    if not receiving or left != Left() or external is None:
         assert why
+
+
+@given(expected=st.integers(1, 10**6), inserted=st.booleans(), entries=COUNTS)
+def test_nothing_recovered_of_anything_is_never_ok(
+    expected: int, *, inserted: bool, entries: int
+) -> None:
+    """However small the table: 0 is no proof of any connection."""
+    commit = Commit(expected, 0, entries) if inserted else Commit(expected, None, 0)
+    verdict, may_flush = judge_commit(commit)
+    assert (verdict.outcome, may_flush) == (Outcome.DEGRADED, False)
+
+
+@pytest.mark.parametrize(
+    ("copies", "external", "outcome"),
+    [
+        (1_000, 1_000, Outcome.DEGRADED),
+        (1_000, 101, Outcome.DEGRADED),
+        (1_000, 100, Outcome.OK),
+        (1_000, 0, Outcome.OK),
+        (1_000, None, Outcome.OK),
+        (3, 1, Outcome.DEGRADED),
+        (1, 1, Outcome.DEGRADED),
+        (1, 0, Outcome.OK),
+    ],
+)
+def test_uncommitted_copies_degrade_until_they_are_gone(
+    copies: int, external: int | None, outcome: Outcome
+) -> None:
+    """A tenth of them may be what a backup opens meanwhile; the advice says how to end it."""
+    verdict = judge_uncommitted(copies, external)
+    assert (verdict.outcome, bool(verdict.advice)) == (outcome, outcome is Outcome.DEGRADED)
+
+
+@pytest.mark.parametrize(
+    ("commit", "done"),
+    [
+        (Commit(1_000, 999, 999), True),
+        (Commit(1_000, 998, 998), False),
+        (Commit(1, 1, 1), True),
+        (Commit(0, 0, 0), False),
+        (Commit(None, 0, 0), False),
+    ],
+)
+def test_a_commit_has_made_all_if_a_thousandth_is_missing(commit: Commit, *, done: bool) -> None:
+    """Then it is not repeated; one that made nothing may never have been asked."""
+    assert has_made_all(commit) is done
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "grown"),
+    [(100, 110, False), (100, 111, True), (100_000, 100_100, False), (100_000, 100_101, True)],
+)
+def test_a_cache_has_grown_by_more_than_what_packets_open(
+    before: int, after: int, *, grown: bool
+) -> None:
+    """A bulk was arriving under the commit."""
+    assert has_grown(before, after) is grown
+
+
+@pytest.mark.parametrize(
+    ("external", "entries", "committed"),
+    [(None, 0, True), (0, 0, True), (10, 100, True), (11, 100, False), (1, 0, False)],
+)
+def test_a_small_cache_beside_a_big_table_was_committed(
+    external: int | None, entries: int, *, committed: bool
+) -> None:
+    """A full one never was."""
+    assert is_committed(external, entries) is committed

@@ -18,10 +18,11 @@ COLUMNS = (
 WORDS = {
     When.COMMIT_PROVEN: " if proven",
     When.COMMIT_UNPROVEN: " if not",
-    When.CACHE_KEPT: " if kept",
+    When.UNCOMMITTED: " if copies are left",
+    When.UNCOMMITTED_COVERED: " if copies are left",
     When.PEER_COVERS: " if safe",
-    When.PURGE_PENDING: " to disarm",
-    When.PURGE_PENDING_EMPTY: " to disarm",
+    When.PURGE_PENDING: " to cancel",
+    When.PURGE_PENDING_EMPTY: " to cancel",
 }
 
 

@@ -1,21 +1,14 @@
-"""upkeep.py: what the looks at an idle daemon tell, with real records and a fake client."""
+"""follower/upkeep.py: what polls of an idle daemon find, with real records and a fake client."""
 
 from __future__ import annotations
 
 import os
 import signal
-from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
 
-from primary_backup.follower.needs import (
-    CALM_SECONDS,
-    FIRST_PAUSE_SECONDS,
-    LONGEST_PAUSE_SECONDS,
-    SILENCE_SECONDS,
-    Pace,
-)
+from primary_backup.follower.needs import SILENCE_SECONDS
 from primary_backup.follower.upkeep import Upkeep
 from primary_backup.intent import Intent, Kind
 from primary_backup.plan import State
@@ -27,7 +20,7 @@ from tests.fake.node import Node, until
 
 WAITS = ": >$world/asking; until_told go"
 FLUSHES = 'get flushes; echo "flush kernel table: $value"'
-"""What `-s runtime` tells of it."""
+"""What `-s runtime` prints of it."""
 
 
 class Event(NamedTuple):
@@ -39,38 +32,38 @@ class Event(NamedTuple):
 
 
 class Keeper:
-    """The upkeep of one node, which looks when it is told to."""
+    """The upkeep of one node, which polls when a test wants it to."""
 
     def __init__(self, node: Node) -> None:
         self.events: list[Event] = []
-        self.new_word = False
+        self.newer = False
         paths = (str(node.config), str(node.client), str(node.run_dir))
         settings = Settings(*paths, installed_keepalived())
         self._upkeep = Upkeep(settings, lambda *event: self.events.append(Event(*event)), self._end)
 
-    def look(self) -> Intent | None:
-        """Look once; what is to be done."""
-        return self._upkeep.look()
+    def poll(self) -> Intent | None:
+        """Poll once; what is to be done."""
+        return self._upkeep.poll()
 
     def found(self, within: float = 10) -> Intent:
-        """Look until there is something to do."""
+        """Poll until there is something to do."""
         intents: list[Intent] = []
 
-        def looks() -> bool:
-            intent = self.look()
+        def polls() -> bool:
+            intent = self.poll()
             intents.extend([intent] if intent is not None else [])
             return bool(intents)
 
-        until(looks, "something is to be done", within)
+        until(polls, "something is to be done", within)
         return intents[0]
 
     def finds_nothing(self) -> bool:
-        """Look a few times."""
-        return not any(self.look() for _ in range(4))
+        """Poll a few times."""
+        return not any(self.poll() for _ in range(4))
 
     def _end(self) -> None:
-        if self.new_word:
-            raise Halted("there is a new word")
+        if self.newer:
+            raise Halted("there is a newer notification")
 
 
 @pytest.fixture
@@ -85,94 +78,70 @@ def replace_daemon(node: Node) -> None:
     node.socket.touch()
 
 
-def test_a_node_of_which_nothing_is_known_is_not_looked_at(node: Node, keeper: Keeper) -> None:
-    """Nobody has told what is to become of it, in this boot."""
-    assert keeper.look() is None
+def test_a_node_of_which_nothing_is_known_is_not_polled(node: Node, keeper: Keeper) -> None:
+    """No state was asked of it in this boot."""
+    assert keeper.poll() is None
     assert node.run("primary").code == 0
     asked = node.calls
     memory = node.run_dir / "memory.json"
     memory.write_text(memory.read_text().replace(boot_id(), "another"))
-    assert keeper.look() is None
+    assert keeper.poll() is None
     assert node.calls == asked
 
 
-@pytest.mark.parametrize("word", ["primary", "backup", "fault"])
-def test_a_node_that_is_in_sync_needs_nothing(node: Node, keeper: Keeper, word: str) -> None:
-    """Looking changes nothing, and is worth no event."""
-    assert node.run(word).code == 0
+@pytest.mark.parametrize("state", ["primary", "backup", "fault"])
+def test_a_node_that_is_in_sync_needs_nothing(node: Node, keeper: Keeper, state: str) -> None:
+    """A poll changes nothing, and is worth no event."""
+    assert node.run(state).code == 0
     asked = node.asked
     assert keeper.finds_nothing()
     assert (node.asked, keeper.events) == (asked, [])
 
 
-@pytest.mark.parametrize("word", ["primary", "backup", "fault"])
-def test_a_daemon_that_is_gone_is_needed(node: Node, keeper: Keeper, word: str) -> None:
+@pytest.mark.parametrize("state", ["primary", "backup", "fault"])
+def test_a_daemon_that_is_gone_is_needed(node: Node, keeper: Keeper, state: str) -> None:
     """To be started, in the state that this node is in; and an event says why."""
-    node.run(word)
+    node.run(state)
     node.on("any", "unreached")
-    intent = keeper.look()
+    intent = keeper.poll()
     assert intent is not None
-    assert (intent.state.value, intent.kind) == (word, Kind.REFRESH)
+    assert (intent.state.value, intent.kind) == (state, Kind.REFRESH)
     assert [(event.name, event.outcome) for event in keeper.events] == [
         ("sync.lost", Outcome.DEGRADED)
     ]
 
 
-@pytest.mark.parametrize("word", ["primary", "backup"])
+@pytest.mark.parametrize("state", ["primary", "backup"])
 def test_a_daemon_that_was_restarted_is_brought_back_in_sync(
-    node: Node, keeper: Keeper, word: str
+    node: Node, keeper: Keeper, state: str
 ) -> None:
     """Another socket: its caches are new, whether or not it was seen to be gone."""
-    node.run(word)
+    node.run(state)
     assert keeper.finds_nothing()
     replace_daemon(node)
-    intent = keeper.look()
+    intent = keeper.poll()
     assert intent is not None
-    assert (intent.state.value, intent.kind) == (word, Kind.REFRESH)
+    assert (intent.state.value, intent.kind) == (state, Kind.REFRESH)
 
 
 def test_a_need_is_not_met_again_at_once(node: Node, keeper: Keeper) -> None:
     """A daemon that keeps dying is no reason for a storm: one act, and one event."""
     node.run("backup")
     node.on("any", "unreached")
-    assert keeper.look() is not None
+    assert keeper.poll() is not None
     assert keeper.finds_nothing()
     assert len(keeper.events) == 1
 
 
-def test_a_need_that_stays_is_met_ever_more_seldom() -> None:
-    """At once, after 5, 10, 20 seconds and so on, in the end every five minutes."""
-    pace, met = Pace(), []
-    for second in range(2_000):
-        if pace.allows(second):
-            pace.take(second)
-            met.append(second)
-    pauses = [after - before for before, after in pairwise(met)]
-    assert pauses[:4] == [5, 10, 20, 40]
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == LONGEST_PAUSE_SECONDS
-
-
-def test_a_need_after_calm_is_met_at_once() -> None:
-    """And the next one soon after it: it is no storm any more."""
-    pace = Pace()
-    for second in (0, 5, 15, 35):
-        pace.take(second)
-    calm = 75 + CALM_SECONDS + 1
-    assert pace.allows(calm)
-    pace.take(calm)
-    assert pace.allows(calm + FIRST_PAUSE_SECONDS)
-
-
 def test_a_transition_that_was_killed_is_finished(node: Node, keeper: Keeper) -> None:
-    """All of it, as if its word had just been said."""
+    """All of it, as if its notification had just come."""
     node.on("-c", WAITS)
     hook = node.start("primary")
     until((node.world / "asking").exists, "the commit runs")
     hook.signal(signal.SIGKILL)
     hook.process.wait()
     node.tell("go")
-    intent = keeper.look()
+    intent = keeper.poll()
     assert intent is not None
     assert (intent.state, intent.kind) == (State.PRIMARY, Kind.BECOME)
 
@@ -182,13 +151,13 @@ def test_a_transition_that_failed_is_made_again(node: Node, keeper: Keeper) -> N
     node.on("-c", 'refuse "no"')
     assert node.run("primary").code == 1
     (node.world / "on" / "-c").unlink()
-    intent = keeper.look()
+    intent = keeper.poll()
     assert intent is not None
     assert (intent.state, intent.kind) == (State.PRIMARY, Kind.BECOME)
 
 
 def test_a_transition_that_is_under_way_is_left_alone(node: Node, keeper: Keeper) -> None:
-    """Somebody is at it: nothing is even looked at."""
+    """Nothing is even polled."""
     node.on("-c", WAITS)
     hook = node.start("primary")
     until((node.world / "asking").exists, "the commit runs")
@@ -200,7 +169,7 @@ def test_a_transition_that_is_under_way_is_left_alone(node: Node, keeper: Keeper
 
 
 def test_a_backup_whose_peer_is_back_asks_it(node: Node, keeper: Keeper) -> None:
-    """Nobody was heard when it asked: once somebody is, it asks again, once."""
+    """No packets came when it asked: once some do, it asks again, once."""
     node.has(peer=0, holds=0)
     assert node.run("backup").code == 3
     assert keeper.finds_nothing()
@@ -216,7 +185,7 @@ def test_a_primary_whose_peer_was_away_sends_it_everything(node: Node, keeper: K
     assert keeper.finds_nothing()
     node.has(peer=0)
     silence = boot_seconds() + SILENCE_SECONDS
-    until(lambda: keeper.look() is not None or boot_seconds() > silence, "it was away for so long")
+    until(lambda: keeper.poll() is not None or boot_seconds() > silence, "it was away for so long")
     assert keeper.events == []
     node.has(peer=1)
     intent = keeper.found()
@@ -225,8 +194,8 @@ def test_a_primary_whose_peer_was_away_sends_it_everything(node: Node, keeper: K
     assert len(keeper.events) == 1
 
 
-def test_a_purge_that_was_held_back_is_made_once_it_is_safe(node: Node, keeper: Keeper) -> None:
-    """The peer held less than is here; now it holds it all, and is heard."""
+def test_a_deferred_purge_is_resumed_once_it_is_safe(node: Node, keeper: Keeper) -> None:
+    """The peer held less than is here; now it holds it all, and sends. It has its own event."""
     node.has(internal=300, external=3)
     node.run("fault")
     assert "-t" not in node.asked
@@ -234,10 +203,13 @@ def test_a_purge_that_was_held_back_is_made_once_it_is_safe(node: Node, keeper: 
     node.has(external=300)
     intent = keeper.found()
     assert (intent.state, intent.kind) == (State.FAULT, Kind.PURGE)
+    assert [(event.name, event.outcome) for event in keeper.events] == [
+        ("purge.resumed", Outcome.OK)
+    ]
 
 
-def test_a_purge_that_fires_is_told(node: Node, keeper: Keeper) -> None:
-    """conntrackd itself tells nobody: what is left then is in the event; once for each."""
+def test_a_purge_that_fires_is_reported(node: Node, keeper: Keeper) -> None:
+    """conntrackd itself logs nothing: what is left then is in the event; once for each."""
     node.has(flushes=1)
     node.on("-s runtime", FLUSHES)
     node.run("fault")
@@ -250,10 +222,10 @@ def test_a_purge_that_fires_is_told(node: Node, keeper: Keeper) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["refused", "broken", "gone"])
-def test_a_daemon_that_cannot_be_seen_is_told_once(
+def test_a_daemon_that_cannot_be_read_is_reported_once(
     node: Node, keeper: Keeper, trouble: str
 ) -> None:
-    """Nothing is done about it; when it is over, and comes back, it is told again."""
+    """Nothing is done about it; when it is over, and comes back, it is reported again."""
     node.run("backup")
     for times in (1, 2):
         if trouble == "refused":
@@ -264,19 +236,19 @@ def test_a_daemon_that_cannot_be_seen_is_told_once(
             node.config.unlink()
         assert keeper.finds_nothing()
         names = [(event.name, event.outcome) for event in keeper.events]
-        assert names == [("conntrackd.unseen", Outcome.DEGRADED)] * times
+        assert names == [("conntrackd.unreadable", Outcome.DEGRADED)] * times
         if trouble == "refused":
             (node.world / "on" / "-s").unlink()
         node.configure("Mode FTFW { }")
         assert keeper.finds_nothing()
 
 
-def test_a_look_ends_with_a_new_word(node: Node, keeper: Keeper) -> None:
-    """A daemon that hangs holds up no word, and nothing is told of it."""
+def test_a_poll_ends_with_a_newer_notification(node: Node, keeper: Keeper) -> None:
+    """A daemon that hangs holds up no notification, and nothing is reported of it."""
     node.run("backup")
     node.on("any", WAITS)
-    keeper.new_word = True
-    assert keeper.look() is None
+    keeper.newer = True
+    assert keeper.poll() is None
     assert keeper.events == []
 
 
@@ -284,18 +256,18 @@ def test_a_look_ends_with_a_new_word(node: Node, keeper: Keeper) -> None:
 def test_a_run_directory_that_cannot_be_used_is_no_reason_to_act(
     node: Node, keeper: Keeper, kind: str
 ) -> None:
-    """Every transition says so."""
+    """Every transition reports it."""
     if kind == "a file":
         node.run_dir.touch()
     else:
         node.run_dir.mkdir()
         node.run_dir.chmod(0o777)
-    assert keeper.look() is None
+    assert keeper.poll() is None
     assert keeper.events == []
 
 
-def test_looking_leaves_no_file_open(node: Node, keeper: Keeper) -> None:
-    """It looks every five seconds, for months."""
+def test_a_poll_leaves_no_file_open(node: Node, keeper: Keeper) -> None:
+    """It polls every five seconds, for months."""
     node.run("backup")
     keeper.finds_nothing()
     before = len(os.listdir("/proc/self/fd"))

@@ -12,12 +12,13 @@ from primary_backup.keepalived.fifo import Fifo, NoFifo
 from primary_backup.keepalived.notify import Followed
 from primary_backup.proof import Outcome
 from primary_backup.rundir.directory import RunDir, Unusable
+from primary_backup.settings import FIFO
 
 
 @click.command()
-@click.option("--group", metavar="NAME", help="Follow the words of this sync group.")
-@click.option("--instance", metavar="NAME", help="Follow the words of this VRRP instance.")
-@click.argument("path", default="/run/ftfw-transition/notify.fifo", callback=absolute)
+@click.option("--group", metavar="NAME", help="Follow the notifications of this sync group.")
+@click.option("--instance", metavar="NAME", help="Follow the notifications of this VRRP instance.")
+@click.argument("path", default=FIFO, callback=absolute)
 @click.pass_obj
 def follow(common: Common, group: str | None, instance: str | None, path: str) -> None:
     """Stay, follow keepalived's notify FIFO, and keep conntrackd in sync.
@@ -30,7 +31,7 @@ def follow(common: Common, group: str | None, instance: str | None, path: str) -
     settings = common.settings
     followed = Followed("GROUP", group) if group else Followed("INSTANCE", instance or "")
     emitter = Emitter(common.log_level)
-    with contextlib.suppress(Unusable):  # every transition says so, and goes on
+    with contextlib.suppress(Unusable):  # every transition reports it, and goes on
         RunDir(settings.run_dir).close()  # the FIFO may lie in it
     try:
         Follower(Fifo(path), followed, settings, emitter, partial(emitter.show, wait=False)).run()

@@ -17,7 +17,14 @@ from primary_backup.commands.console import (
     print_lines,
 )
 from primary_backup.proof import Outcome
-from primary_backup.settings import KEEPALIVED, Settings, installed_keepalived
+from primary_backup.settings import (
+    CONFIG,
+    CONNTRACKD,
+    KEEPALIVED,
+    RUN_DIR,
+    Settings,
+    installed_keepalived,
+)
 
 _MODULES = {
     "primary": "transition",
@@ -65,13 +72,13 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
 @click.option(
     "--config", metavar="PATH", callback=absolute, show_default=True, show_envvar=True,
     envvar="FTFW_TRANSITION_CONFIG",
-    default="/etc/conntrackd/conntrackd.conf",
+    default=CONFIG,
     help="The conntrackd.conf that decides the steps.",
 )  # fmt: skip
 @click.option(
     "--conntrackd", metavar="PATH", callback=absolute, show_default=True, show_envvar=True,
     envvar="FTFW_TRANSITION_CONNTRACKD",
-    default="/usr/sbin/conntrackd",
+    default=CONNTRACKD,
     help="The conntrackd client.",
 )  # fmt: skip
 @click.option(
@@ -83,8 +90,8 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
 @click.option(
     "--run-dir", metavar="PATH", callback=absolute, show_default=True, show_envvar=True,
     envvar="FTFW_TRANSITION_RUN_DIR",
-    default="/run/ftfw-transition",
-    help="Where the lock and the record live.",
+    default=RUN_DIR,
+    help="Where the lock and the record are.",
 )  # fmt: skip
 @click.option(
     "--log-level", default="info", show_default=True, show_envvar=True,

@@ -13,15 +13,13 @@ from primary_backup.commands.console import (
     fail,
     print_lines,
 )
-from primary_backup.conntrackd.client import Daemon
-from primary_backup.conntrackd.conf import ConfError, read_conf, replication
+from primary_backup.conntrackd.accepted import Invalid
 from primary_backup.controller import enter
-from primary_backup.intent import Intent, Kind
-from primary_backup.plan import PURGES, STARTS_DAEMON, State, plan
-from primary_backup.settings import Settings
+from primary_backup.intent import Intent
+from primary_backup.plan import PURGES, State
 
 dry_run = click.option(
-    "--dry-run", is_flag=True, help="Print the steps for this conntrackd.conf, touch nothing."
+    "--dry-run", is_flag=True, help="Print what would be asked on this node now, touch nothing."
 )
 force = click.option(
     "--force",
@@ -41,18 +39,23 @@ def become(
 ) -> None:
     """Carry out an intent, or print its plan, and exit."""
     if dry_run:
-        _print_plan(intent.state, common.settings, reassert=intent.kind is Kind.REASSERT)
+        from primary_backup.commands.dry_run import describe  # a promotion needs nothing of it
+
+        try:
+            print_lines(*describe(intent, common.settings))
+        except Invalid as error:
+            fail(*error.args)
         return
     emitter = Emitter(common.log_level)
     ending = enter(intent._replace(force=force), common.settings, emitter)
-    # All is done and written down, nobody waits for us: now a terminal may take its time.
+    # All is done and written down: now a terminal may take its time.
     try:
         emitter.show()
         complain(*ending.trouble)
         if as_json:
             echo(ending.line)
     except OSError:
-        pass  # nobody reads it; the record stands in the log
+        pass  # standard output is closed; the record stands in the log
     sys.exit(EXIT_STATUS[ending.outcome])
 
 
@@ -75,31 +78,3 @@ COMMANDS = {
         (State.STOP, "Record that keepalived stops; conntrackd is asked nothing."),
     )
 }
-
-
-def _print_plan(state: State, settings: Settings, *, reassert: bool) -> None:
-    try:
-        conf = read_conf(settings.config)
-    except ConfError as error:
-        fail(str(error))
-    replicated = replication(conf)
-    if replicated is None:
-        fail(f"{settings.config} has no Sync section")
-    steps = plan(state, replicated, again=reassert)
-    caches = [] if replicated.internal_cache else ["DisableInternalCache On"]
-    caches += [] if replicated.external_cache else ["DisableExternalCache On"]
-    lines = [f"{state.value}, {', '.join([f'Mode {replicated.mode.value}', *caches])}:"]
-    daemon = Daemon(settings.conntrackd, settings.config, conf)
-    for number, step in enumerate(steps, 1):
-        lines += [
-            f"{number}. {step.name}: {daemon.command(step.options)}",
-            f"   when:  {step.when.value}",
-            f"   why:   {step.why}",
-            f"   proof: {step.proof}",
-        ]
-    if not steps:
-        lines.append("   nothing is asked of conntrackd")
-    if state in STARTS_DAEMON:
-        down = "A conntrackd that is down is started first: systemctl start, or conntrackd -d."
-        lines.append(down)
-    print_lines(*lines)

@@ -3,10 +3,11 @@
 import click
 
 from primary_backup.commands.console import Common, fail, print_lines
-from primary_backup.conntrackd.client import DEFAULT_CONFIG, Daemon
+from primary_backup.conntrackd.client import Daemon
 from primary_backup.conntrackd.conf import ConfError, read_conf
 from primary_backup.conntrackd.start import Unstartable, unit_config
 from primary_backup.conntrackd.start import unlock as remove_stale_lock
+from primary_backup.settings import CONFIG
 
 
 @click.command()
@@ -14,13 +15,13 @@ from primary_backup.conntrackd.start import unlock as remove_stale_lock
 def unlock(common: Common) -> None:
     """Remove the lock file that a killed conntrackd has left, before its next start.
 
-    Nothing is removed while a conntrackd lives. Where no --config is given, it is that of systemd's
-    conntrackd.service.
+    Nothing is removed while a conntrackd is running. Where no --config is given, it is that of
+    systemd's conntrackd.service.
     """
     settings = common.settings
     config = settings.config
     try:
-        if config == DEFAULT_CONFIG:
+        if config == CONFIG:
             config = unit_config(Daemon(settings.conntrackd, config, None)) or config
         removed = remove_stale_lock(Daemon(settings.conntrackd, config, read_conf(config)))
     except (ConfError, Unstartable) as error:

@@ -18,15 +18,12 @@ from primary_backup.conntrackd.status import (
     parse_flushing,
     parse_unacknowledged,
 )
+from primary_backup.memory import SocketIdentity
 from primary_backup.proof import Kernel
-from primary_backup.system.kernel import look
+from primary_backup.system.kernel import observe
 from primary_backup.system.run import NotInstalled, run
 
 CALL_SECONDS = 5.0
-DEFAULT_CONFIG = "/etc/conntrackd/conntrackd.conf"
-
-SocketIdentity = tuple[int, int, int]
-"""Device, inode and change time (ns) of the daemon's UNIX socket: a new daemon binds a new one."""
 
 
 class Unreached(Exception):
@@ -52,6 +49,8 @@ class Daemon(NamedTuple):
     config: str
     conf: Conntrackd | None
     """None where the configuration could not be read."""
+    kernel: Callable[[], Kernel] = observe
+    """The kernel's counters of the network namespace that the daemon works in: ours."""
     interrupt: Callable[[], None] = lambda: None
     """Called now and then while a program is waited for; what it raises kills that program."""
     spare: Callable[[str], str | None] = lambda _: None
@@ -128,10 +127,6 @@ class Daemon(NamedTuple):
     def flushes(self) -> int | None:
         """How often this daemon has flushed the kernel table: ``-F``, and ``-t`` once it fires."""
         return parse_flushes(self.request(("-s", "runtime")))
-
-    def kernel(self) -> Kernel:
-        """The kernel's counters of the network namespace that the daemon works in: ours."""
-        return look()
 
     def identity(self) -> SocketIdentity | None:
         """What tells this daemon from the next one; None while there is no socket."""

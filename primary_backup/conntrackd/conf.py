@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from primary_backup.plan import Mode, Replication
+from primary_backup.plan import Mode
 
 # A comment ends in a newline, or is none: the lexer's `#.*$` needs to see the newline.
 _GAP = re.compile(r"(?:[ \t\r\n]+|#[^\n]*\n)*")
@@ -105,13 +105,6 @@ def read_file(path: str) -> bytes:
     """Read a file; of a FIFO nothing: nobody has to write into it before a promotion commits."""
     with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
         return file.read()
-
-
-def replication(conf: Conntrackd | None) -> Replication | None:
-    """The settings that decide the plan; None where the configuration could not be read."""
-    if conf is None or conf.mode is None:
-        return None
-    return Replication(conf.mode, conf.internal_cache, conf.external_cache)
 
 
 def read_conntrackd(text: bytes) -> Conntrackd:

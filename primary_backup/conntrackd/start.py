@@ -7,11 +7,11 @@ import stat
 
 from primary_backup.conntrackd.client import (
     CALL_SECONDS,
-    DEFAULT_CONFIG,
     Daemon,
     may_be_daemons,
 )
 from primary_backup.conntrackd.daemonlog import DaemonLog, message
+from primary_backup.settings import CONFIG
 from primary_backup.system.proc import Daemons, daemons
 from primary_backup.system.run import NotInstalled, run
 
@@ -183,7 +183,7 @@ def unit_config(daemon: Daemon) -> str | None:
         return None
     _, _, argv = text.partition("argv[]=")
     words = argv.partition(";")[0].split()
-    return words[words.index("-C") + 1] if "-C" in words[:-1] else DEFAULT_CONFIG
+    return words[words.index("-C") + 1] if "-C" in words[:-1] else CONFIG
 
 
 def _is_client(pid: int) -> bool:

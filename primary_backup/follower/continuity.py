@@ -1,55 +1,61 @@
-"""Whether keepalived left its state while nobody looked: a reload dates every state anew."""
+"""Whether keepalived left its state without our notice: a reload dates every state anew."""
 
 import contextlib
 import math
 from typing import Any
 
 from primary_backup.keepalived.state import Standing
+from primary_backup.memory import Memory
 from primary_backup.plan import State
-from primary_backup.rundir.directory import Memory, RunDir, Unusable
+from primary_backup.rundir.directory import RunDir, Unusable
 
+SURE = math.inf
+"""keepalived has certainly left its state, whatever the wall clock says."""
 _AFTER = "transition"
 
 
-class Tenure:
-    """What keepalived was seen to be in, kept in the run directory."""
+class Continuity:
+    """The state in which keepalived was observed, stored in the run directory."""
 
     def __init__(self, run_dir: str) -> None:
         self._run_dir = run_dir
 
-    def keep(self, said: Standing, memory: Memory) -> None:
-        """Note that this state's transition, the remembered one, has ended."""
+    def note(self, reported: Standing, memory: Memory) -> None:
+        """Note that this state's transition, the last one, has ended."""
         # Where nothing can be written, the dates decide.
         with contextlib.suppress(Unusable, OSError), self._open() as run_dir:
-            run_dir.keep_tenure({**_tenure(said), _AFTER: memory.transition})
+            run_dir.store_continuity({**_noted(reported), _AFTER: _transition(memory)})
 
-    def is_unbroken(self, said: Standing) -> bool:
+    def is_unbroken(self, reported: Standing) -> bool:
         """Whether keepalived has been in this state ever since it was noted."""
-        noted, _ = self._noted()
-        return bool(noted == _tenure(said))
+        noted, _ = self._stored()
+        return bool(noted == _noted(reported))
 
-    def since(self, said: Standing, memory: Memory) -> float:
+    def since(self, reported: Standing, memory: Memory) -> float:
         """Since when it has been in its state, in seconds of the wall clock; 0: nothing was missed.
 
-        Infinite where something was, for certain. A promotion that is remembered, but was killed
-        before it was noted, is the only one that came after what was noted before it.
+        SURE if keepalived certainly left the state. One unnoted promotion is tolerated: ours, if
+        its process was killed before it could be noted.
         """
-        (noted, after), now = self._noted(), _tenure(said)
+        (noted, after), now = self._stored(), _noted(reported)
         if noted == now:
             return 0.0
-        if after == memory.transition and noted.get("starts") == now["starts"]:
-            return math.inf  # whatever the wall clock says: it may have been set meanwhile
-        before = {name: count - 1 for name, count in said.promotions.items()}
-        remembered = said.state is State.PRIMARY and memory.state == State.PRIMARY.value
+        if after == _transition(memory) and noted.get("starts") == now["starts"]:
+            return SURE  # the wall clock may have been set meanwhile
+        before = {name: count - 1 for name, count in reported.promotions.items()}
+        remembered = memory.last is not None and memory.last.state is State.PRIMARY
         earlier = {**now, "promotions": before}
-        known = [{**earlier, "state": state.value} for state in State if state is not said.state]
-        return 0.0 if remembered and noted in known else said.since
+        known = [
+            {**earlier, "state": state.value} for state in State if state is not reported.state
+        ]
+        ours = reported.state is State.PRIMARY and remembered and noted in known
+        return 0.0 if ours else reported.since
 
-    def _noted(self) -> tuple[dict[str, Any], str]:
+    def _stored(self) -> tuple[dict[str, Any], str]:
         """What was noted, and after which transition; both empty if nothing was."""
         noted: Any = None
         with contextlib.suppress(Unusable), self._open() as run_dir:
-            noted = run_dir.tenure()
+            noted = run_dir.continuity()
         noted = noted if isinstance(noted, dict) else {}
         return noted, str(noted.pop(_AFTER, ""))
 
@@ -57,9 +63,13 @@ class Tenure:
         return contextlib.closing(RunDir(self._run_dir))
 
 
-def _tenure(said: Standing) -> dict[str, Any]:
+def _noted(reported: Standing) -> dict[str, Any]:
     return {
-        "starts": list(said.starts),
-        "state": said.state.value,
-        "promotions": said.promotions,
+        "starts": list(reported.starts),
+        "state": reported.state.value,
+        "promotions": reported.promotions,
     }
+
+
+def _transition(memory: Memory) -> str:
+    return memory.last.transition if memory.last is not None else ""

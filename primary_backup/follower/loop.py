@@ -1,7 +1,7 @@
-"""The resident mode: the newest word of keepalived's FIFO, and in sync when there is none.
+"""The resident mode: carry out the newest notification, and stay in sync when there is none.
 
-One thread, no queue: the pipe is the queue and select(2) the wait, so that a new word ends any
-pause at once.
+One thread, no queue: the pipe is the queue and select(2) the wait, so that a new notification ends
+any pause at once.
 """
 
 import contextlib
@@ -14,28 +14,29 @@ from collections.abc import Callable
 
 from primary_backup.conntrackd.conf import ConfError, read_conf
 from primary_backup.controller import Emit, enter
-from primary_backup.follower.inbox import Inbox, Word
-from primary_backup.follower.needs import Pace
-from primary_backup.follower.reconcile import Inquiry
-from primary_backup.follower.upkeep import LOOK_SECONDS, Upkeep
+from primary_backup.follower.backoff import Backoff
+from primary_backup.follower.inbox import Inbox, Queued
+from primary_backup.follower.reconcile import Reconciler
+from primary_backup.follower.upkeep import POLL_SECONDS, Upkeep
 from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived.fifo import Fifo
 from primary_backup.keepalived.notify import Followed
 from primary_backup.plan import State
 from primary_backup.proof import Outcome
 from primary_backup.rundir.directory import RunDir, Unusable
+from primary_backup.rundir.tickets import take_unfinished
 from primary_backup.rundir.turn import Caller, Halted
 from primary_backup.settings import Settings
 from primary_backup.system.systemd import Service
 
 FIFO_SECONDS = 0.25
-"""How long it takes to notice that keepalived has made its FIFO anew."""
+"""How long it takes to notice that keepalived has re-created its FIFO."""
 _ON_DEMAND = ("json", "resource", "shlex", "socket", "tenacity")
-"""What a hook imports when it needs it: here no word waits for it, nor finds another version."""
+"""Imported now: later it would delay a failover, or load a version installed by an upgrade."""
 LONGEST_LOSS_SECONDS = 10.0
 """A promotion may be among the notifications that found the FIFO full."""
 STOP_SECONDS = 0.2
-"""keepalived signals a follower of its own first, and then writes its STOP lines."""
+"""keepalived signals a follower that it started first, and then writes its STOP lines."""
 
 
 class Follower:
@@ -49,7 +50,7 @@ class Follower:
         emit: Emit,
         show: Callable[[], None],
     ) -> None:
-        """Take what is followed; ``show`` writes out what ``emit`` held back."""
+        """Take what is followed; ``show`` writes out the events that ``emit`` has buffered."""
         for module in _ON_DEMAND:
             importlib.import_module(module)
         self._inbox = Inbox(fifo, followed)
@@ -64,14 +65,14 @@ class Follower:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda n, _: self._signals.append(signal.Signals(n).name))
         signal.signal(signal.SIGHUP, self._hang_up)
-        self._inquiry = Inquiry(self._inbox, followed, settings, self._event, self._interrupt)
-        self._upkeep = Upkeep(settings, self._event, self._interrupt_look)
+        self._reconciler = Reconciler(self._inbox, followed, settings, self._event, self._interrupt)
+        self._upkeep = Upkeep(settings, self._event, self._interrupt_poll)
         self._refused: Intent | None = None
         self._rival: Intent | None = None
-        self._retries = Pace()
-        self._rivals = Pace()
-        self._losses = Pace(LONGEST_LOSS_SECONDS)
-        self._next_look = 0.0
+        self._retries = Backoff()
+        self._rivals = Backoff()
+        self._losses = Backoff(LONGEST_LOSS_SECONDS)
+        self._next_poll = 0.0
 
     def _hang_up(self, _number: int, _frame: object) -> None:
         self._hangup = True
@@ -83,7 +84,7 @@ class Follower:
         self._service.say(READY="1", STATUS=f"following {self._inbox.fifo.path}")
         self._event("follow.started", Outcome.OK, f"following {self._inbox.fifo.path}")
         issued, unfinished = self._inbox.issued(), self._unfinished()
-        if not self._inquiry.ask("the follower has started") and unfinished is not None:
+        if not self._reconciler.ask("the follower has started") and unfinished is not None:
             self._inbox.propose(unfinished, issued)
         while not self._signals:
             self._service.alive()
@@ -92,25 +93,25 @@ class Follower:
                 self._read_again()
             if self._inbox.fifo.is_replaced():
                 self._reopen()
-            self._inbox.look()
+            self._inbox.read()
             if self._inbox.lost and self._losses.allows(time.monotonic()):
                 self._losses.take(time.monotonic())
                 self._inbox.lost = False
-                self._inquiry.ask("the FIFO was full: notifications may have been lost")
-            word = self._inbox.take()
-            if word is not None and not self._is_too_often(word.intent):
-                self._act(word)
-            elif time.monotonic() >= self._next_look:
-                self._next_look = time.monotonic() + LOOK_SECONDS
-                self._look()
+                self._reconciler.ask("the FIFO was full: notifications may have been lost")
+            taken = self._inbox.take()
+            if taken is not None and not self._is_too_often(taken.intent):
+                self._act(taken)
+            elif time.monotonic() >= self._next_poll:
+                self._next_poll = time.monotonic() + POLL_SECONDS
+                self._poll()
             if self._inbox.waiting is None:
                 self._show()
                 self._wait(max(0.0, min(FIFO_SECONDS, self._left())))
         self._end()
 
     def _left(self) -> float:
-        """Seconds until there is something to do, though nobody says a word."""
-        return min(self._next_look - time.monotonic(), self._service.patience_seconds)
+        """Seconds until there is something to do, even without a notification."""
+        return min(self._next_poll - time.monotonic(), self._service.patience_seconds)
 
     def _wait(self, seconds: float) -> None:
         """Sleep until there is something in the FIFO, or a signal."""
@@ -120,7 +121,7 @@ class Follower:
             os.read(self._awake, 4096)
 
     def _is_too_often(self, intent: Intent) -> bool:
-        """Whether a rival speaks all the time: keepalived writes a line for each of its adverts."""
+        """Whether a rival sends all the time: keepalived writes a line for each of its adverts."""
         if intent.kind is not Kind.REASSERT or intent is self._rival:
             return False
         now = time.monotonic()
@@ -136,27 +137,27 @@ class Follower:
         until = time.monotonic() + STOP_SECONDS
         while True:
             # When the time is up as well: on a machine that stood still it was not used.
-            word = self._inbox.look()
+            waiting = self._inbox.read()
             left = until - time.monotonic()
-            if left <= 0 or (word is not None and word.intent.state is State.STOP):
+            if left <= 0 or (waiting is not None and waiting.intent.state is State.STOP):
                 break
             self._wait(left)
-        word = self._inbox.take()
-        if word is not None:
-            self._act(word)
-        self._event("follow.ended", Outcome.OK, f"ended by {self._signals[0]}")
+        taken = self._inbox.take()
+        if taken is not None:
+            self._act(taken)
+        self._event("follow.ended", Outcome.OK, f"received {self._signals[0]}")
 
     def _reopen(self) -> None:
-        self._inbox.look()
+        self._inbox.read()
         path = self._inbox.fifo.path
         self._inbox.fifo.close()
-        with contextlib.suppress(Unusable):  # every transition says so
+        with contextlib.suppress(Unusable):  # every transition reports it
             RunDir(self._settings.run_dir).close()  # the FIFO may have gone with it
         self._inbox.fifo = Fifo(path)
-        self._inquiry.ask(f"{path} was made anew: words may have been lost")
+        self._reconciler.ask(f"{path} was re-created: notifications may have been lost")
 
     def _read_again(self) -> None:
-        """Check conntrackd.conf, which is read for every word anyway."""
+        """Check conntrackd.conf, which is read for each notification anyway."""
         try:
             read_conf(self._settings.config)
         except ConfError as error:
@@ -165,57 +166,59 @@ class Follower:
             self._event(
                 "conf.read",
                 Outcome.OK,
-                f"{self._settings.config} can be read: the next word goes by it",
+                f"{self._settings.config} is valid, and used from the next notification on",
             )
 
-    def _look(self) -> None:
-        """With nothing else to do: see to keepalived's word, to a refused one, to the daemon."""
+    def _poll(self) -> None:
+        """With nothing else to do: poll keepalived, then the daemon; try a refused intent again."""
         issued, now = self._inbox.issued(), time.monotonic()
-        self._inquiry.look()
+        self._reconciler.poll()
         if self._inbox.waiting is not None:
             return
         intent: Intent | None = None
         if self._refused is not None and self._retries.allows(now):
             intent = self._refused
-        elif self._inquiry.stopped:
+        elif self._reconciler.stopped:
             return
         elif self._rival is not None and self._rivals.allows(now):
             self._rivals.take(now)
             intent = self._rival
         else:
-            intent = self._upkeep.look()
+            intent = self._upkeep.poll()
         if intent is not None:
             self._inbox.propose(intent, issued)
 
-    # -- words ------------------------------------------------------------------------------
+    # -- notifications ----------------------------------------------------------------------
 
     def _unfinished(self) -> Intent | None:
-        """What a killed process of before has not finished."""
+        """What a process that was killed has left unfinished."""
         try:
             with contextlib.closing(RunDir(self._settings.run_dir)) as run_dir:
-                ticket, memory = run_dir.unfinished(), run_dir.recall()
+                ticket, last = take_unfinished(run_dir), run_dir.recall().last
         except Unusable:
-            return None  # every transition says so
-        if ticket is None or ticket.issued < memory.issued:
+            return None  # every transition reports it
+        if ticket is None or (last is not None and ticket.issued < last.issued):
             return None
-        return Intent(ticket.state, "a killed process has not finished it")
+        return Intent(ticket.state, "resuming the transition that a killed process left unfinished")
 
-    def _act(self, word: Word) -> None:
-        running = word.intent
+    def _act(self, taken: Queued) -> None:
+        running = taken.intent
 
         def newer() -> str | None:
             self._service.alive()
-            waiting = self._inbox.look()
+            waiting = self._inbox.read()
             if waiting is None:
                 if running.state is not State.PRIMARY and self._inbox.fifo.is_replaced():
-                    return "superseded by what the FIFO holds, which was made anew"
+                    return (
+                        "stopped: keepalived re-created the FIFO, its current state is asked first"
+                    )
                 return None
             if waiting.intent.state is running.state and not waiting.intent.stepped_down:
                 return None
-            return f"superseded by a younger {waiting.intent.state.value}, keepalived's word"
+            return f"superseded by a newer {waiting.intent.state.value} of keepalived's"
 
         caller = Caller(
-            word.issued,
+            taken.issued,
             self._signals,
             started=self._inbox.started,
             newer=newer,
@@ -228,27 +231,27 @@ class Follower:
         self._show()
         superseded = ending.outcome is Outcome.SUPERSEDED and self._inbox.waiting is None
         if superseded and self._inbox.fifo.is_replaced():
-            self._inbox.propose(running, self._inbox.issued())  # until the new one says more
+            self._inbox.propose(running, self._inbox.issued())  # until the new one has a line
         begun = event["steps"] or self._signals
         self._refused = running if ending.outcome is Outcome.FAILED and not begun else None
         if self._refused is not None:
             self._retries.take(time.monotonic())
         self._rival = None
         self._service.say(STATUS=f"{event['state']}: {event['outcome']} – {event['reason']}")
-        self._inquiry.stopped = running.state is State.STOP
-        self._next_look = 0.0  # the first look is what the next ones are compared with
+        self._reconciler.stopped = running.state is State.STOP
+        self._next_poll = 0.0  # the first poll is what the next ones are compared with
 
     def _interrupt(self) -> None:
         """End a wait for a client: a commit goes on without it, and is judged by the next one."""
         self._service.alive()
         if self._signals:
-            raise Halted(f"ended by {self._signals[0]}")
+            raise Halted(f"received {self._signals[0]}")
 
-    def _interrupt_look(self) -> None:
-        """A look at the daemon is not worth a word's waiting."""
+    def _interrupt_poll(self) -> None:
+        """A poll of the daemon ends with a new notification."""
         self._interrupt()
-        if self._inbox.look() is not None:
-            raise Halted("there is a new word")
+        if self._inbox.read() is not None:
+            raise Halted("there is a newer notification")
 
     def _event(self, name: str, outcome: Outcome, reason: str) -> None:
         self._emit(name, {"outcome": outcome.value, "reason": reason})

@@ -1,18 +1,19 @@
-"""keepalived's own word, asked for where nobody has written it into the FIFO."""
+"""keepalived's state against ours: asked where no line in the FIFO reports it."""
 
 import contextlib
 import time
 from collections.abc import Callable
 
-from primary_backup.follower.continuity import Tenure
-from primary_backup.follower.inbox import Inbox, Word
-from primary_backup.follower.needs import Pace
+from primary_backup.follower.backoff import Backoff
+from primary_backup.follower.continuity import Continuity
+from primary_backup.follower.inbox import Inbox, Queued
 from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived.notify import Followed
 from primary_backup.keepalived.state import Keepalived, NotRunning, Standing, Unknown, writes
+from primary_backup.memory import Memory
 from primary_backup.plan import State
 from primary_backup.proof import ENDED, Outcome
-from primary_backup.rundir.directory import Memory, RunDir, Unusable
+from primary_backup.rundir.directory import RunDir, Unusable
 from primary_backup.rundir.turn import Halted
 from primary_backup.settings import Settings
 from primary_backup.system.proc import Daemons, boot_seconds
@@ -21,8 +22,8 @@ _MOST_NAMED = 20
 """So many programs are named in the log, however many a container starts under new paths."""
 
 
-class Inquiry:
-    """What keepalived says when it is asked; what follows from it goes to the inbox."""
+class Reconciler:
+    """What keepalived reports when it is asked; what follows from it goes to the inbox."""
 
     def __init__(
         self,
@@ -39,85 +40,90 @@ class Inquiry:
         self._run_dir = settings.run_dir
         self._event = event
         self._interrupt = interrupt
-        self._tenure = Tenure(settings.run_dir)
-        self._questions = Pace()
+        self._continuity = Continuity(settings.run_dir)
+        self._backoff = Backoff()
         self._unanswered = ""
         self._compared = ""
-        self._seen: Standing | None = None
-        self._unheard = 0
-        self._deaf = ""
+        self._observed: Standing | None = None
+        self._polls_elsewhere = 0
+        self._elsewhere = ""
         self._named: set[str] = set()
         self.stopped = False
         """Whether keepalived does not run, so that there is nothing to keep up."""
 
     def ask(self, why: str) -> bool:
-        """Bring about what it says: words may have been lost. Whether there was an answer."""
-        before = self._inbox.look()
+        """Bring about the state that it reports: lines may have been lost. Whether it answered."""
+        before = self._inbox.read()
         try:
-            said = self._keepalived(before).standing(self._followed)
+            reported = self._keepalived(before).standing(self._followed)
         except Halted:
-            # keepalived may have stepped down before this newer notification: a lost line said so.
+            # keepalived may have stepped down before this newer notification, in a lost line.
             self._inbox.doubt()
             return False
         except Unknown as error:
-            # One that is started later says a word by itself.
-            awaited = isinstance(error, NotRunning)
-            if self._unanswered != str(error):
-                outcome = Outcome.OK if awaited else Outcome.DEGRADED
-                self._event("keepalived.asked", outcome, f"{why}; {error}")
-            self._unanswered = "" if awaited else str(error)
-            self.stopped = awaited
+            self._is_unknown(why, error)
             return False
         self._unanswered = ""
-        why = f"{why}; keepalived says {said.state.value}"
+        why = f"{why}; keepalived reports {reported.state.value}"
         self._event("keepalived.asked", Outcome.OK, why)
-        self._answer(said, self._memory(), why, before)
+        self._answer(reported, self._memory(), why, before)
         return True
 
-    def look(self) -> None:
-        """Ask again what was not answered, where nobody writes, and once after a transition.
+    def _is_unknown(self, why: str, error: Unknown) -> None:
+        # One that is started later sends a line by itself.
+        self.stopped = isinstance(error, NotRunning)
+        if self._unanswered != str(error):
+            outcome = Outcome.OK if self.stopped else Outcome.DEGRADED
+            self._event("keepalived.asked", outcome, f"{why}; {error}")
+        self._unanswered = "" if self.stopped else str(error)
 
-        After one: somebody may have typed another word than keepalived's.
+    def poll(self) -> None:
+        """Ask again what was not answered, where no line comes, and once after a transition.
+
+        After one: somebody may have typed a command that contradicts keepalived.
         """
         now = time.monotonic()
         found = Keepalived(self._program).daemons()
         self._name_unasked(found)
-        deaf, memory = self._is_deaf(found), self._memory()
-        if not self._questions.allows(now) or self._inbox.look() is not None:
+        elsewhere, memory = self._writes_elsewhere(found), self._memory()
+        if not self._backoff.allows(now) or self._inbox.read() is not None:
             return
         if self._unanswered:
-            self._questions.take(now)
+            self._backoff.take(now)
             self.ask("asked again")
             return
-        if not deaf and memory.transition == self._compared:
+        if not elsewhere and _name(memory) == self._compared:
             return
         try:
-            said = self._keepalived(None).standing(self._followed)
+            reported = self._keepalived(None).standing(self._followed)
         except Halted:
             return
         except Unknown as error:
-            self._questions.take(now)
-            self._tell(deaf, str(error))
+            self._backoff.take(now)
+            self._name_elsewhere(elsewhere, str(error))
             return
-        self._tell(deaf)
-        compared = self._compared
-        if memory.ended:  # else it is under way, and looked at again
-            self._compared = memory.transition
-        seen, self._seen = self._seen, said._replace(since=0.0)
-        changed = deaf and seen not in (None, self._seen)
-        if memory.state == said.state.value and not changed:
-            if memory.ended in ENDED:
-                self._tenure.keep(said, memory)
-        elif changed or memory.transition != compared or seen is None:
-            why = f"keepalived says {said.state.value}"
-            self._answer(said, memory, why)
+        self._name_elsewhere(elsewhere)
+        self._compare(reported, memory, elsewhere=elsewhere)
 
-    def _keepalived(self, before: Word | None) -> Keepalived:
+    def _compare(self, reported: Standing, memory: Memory, *, elsewhere: bool) -> None:
+        """Act on a state that differs from ours, or has changed without a line."""
+        last, compared = memory.last, self._compared
+        if last is not None and last.outcome is not None:  # else it is compared again
+            self._compared = _name(memory)
+        observed, self._observed = self._observed, reported._replace(since=0.0)
+        changed = elsewhere and observed not in (None, self._observed)
+        if last is not None and last.state is reported.state and not changed:
+            if last.outcome in ENDED:
+                self._continuity.note(reported, memory)
+        elif changed or _name(memory) != compared or observed is None:
+            self._answer(reported, memory, f"keepalived reports {reported.state.value}")
+
+    def _keepalived(self, before: Queued | None) -> Keepalived:
         """keepalived, asked until there is a signal or a newer notification than ``before``."""
 
         def interrupt() -> None:
             self._interrupt()
-            if self._inbox.look() is not before:
+            if self._inbox.read() is not before:
                 raise Halted("there is a newer notification")
 
         return Keepalived(self._program, interrupt)
@@ -129,38 +135,48 @@ class Inquiry:
                 self._named.add(what)
                 self._event("keepalived.unasked", Outcome.DEGRADED, why)
 
-    def _answer(self, said: Standing, memory: Memory, why: str, before: Word | None = None) -> None:
-        if said.state is State.PRIMARY and memory.stands_by and self._tenure.is_unbroken(said):
-            if memory.forced and boot_seconds() < memory.purge_due:
+    def _answer(
+        self, reported: Standing, memory: Memory, why: str, before: Queued | None = None
+    ) -> None:
+        is_master = reported.state is State.PRIMARY
+        if is_master and memory.stands_by and self._continuity.is_unbroken(reported):
+            if memory.purge and memory.purge.forced and memory.has_pending_purge(boot_seconds()):
                 self._compared = ""  # somebody meant it: not before the purge has fired
                 return
-            why = f"{why}, and has all along; {memory.state} was not its word"
+            typed = memory.last.state.value if memory.last is not None else ""
+            why = f"keepalived has been MASTER throughout: the manual `{typed}` is reverted"
             intent = Intent(State.PRIMARY, why, Kind.REFRESH)
         else:
-            intent = Intent(said.state, why, Kind.RECALL, self._tenure.since(said, memory))
+            since = self._continuity.since(reported, memory)
+            intent = Intent(reported.state, why, Kind.RESUME, since)
         self._inbox.answer(intent, before)
 
-    def _is_deaf(self, found: Daemons) -> bool:
-        """Whether a keepalived runs, at two looks in a row, that does not write into our FIFO."""
-        heard = writes(found, self._inbox.fifo.fileno()) is not False
-        self._unheard = 0 if heard else self._unheard + 1
-        self._deaf = "" if heard else self._deaf
-        return self._unheard > 1
+    def _writes_elsewhere(self, found: Daemons) -> bool:
+        """Whether a keepalived runs, at two polls in a row, that does not write into our FIFO."""
+        ours = writes(found, self._inbox.fifo.fileno()) is not False
+        self._polls_elsewhere = 0 if ours else self._polls_elsewhere + 1
+        self._elsewhere = "" if ours else self._elsewhere
+        return self._polls_elsewhere > 1
 
-    def _tell(self, deaf: bool, error: str = "") -> None:  # noqa: FBT001  # it is no option
-        """Name, once, a keepalived that writes elsewhere."""
+    def _name_elsewhere(self, elsewhere: bool, error: str = "") -> None:  # noqa: FBT001  # a fact
+        """Report, once, a keepalived that writes elsewhere."""
         path = self._inbox.fifo.path
         why = f"keepalived does not write into {path}: name it in vrrp_notify_fifo, and reload it"
         why = f"{why}; {error}" if error else why
-        if deaf and why != self._deaf:
+        if elsewhere and why != self._elsewhere:
             self._event("keepalived.asked", Outcome.DEGRADED, why)
-            self._deaf = why
+            self._elsewhere = why
 
     def _memory(self) -> Memory:
-        """What the last transition left, the follower's or anybody else's."""
+        """What the last transition left, the follower's or another process's."""
         with (
-            contextlib.suppress(Unusable),  # every transition says so
+            contextlib.suppress(Unusable),  # every transition reports it
             contextlib.closing(RunDir(self._run_dir)) as run_dir,
         ):
             return run_dir.recall()
         return Memory()
+
+
+def _name(memory: Memory) -> str:
+    """The last transition; empty where there was none."""
+    return memory.last.transition if memory.last is not None else ""

@@ -1,17 +1,22 @@
-"""One at a time, and the newest wins: waiting for the lock, and knowing when to halt."""
+"""One transition at a time, and the newest wins: the lock, the order, and when to halt."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from primary_backup.memory import Memory, SocketIdentity
 from primary_backup.plan import State
-from primary_backup.rundir.directory import Memory, RunDir, Ticket
+from primary_backup.rundir.directory import RunDir, Unusable
+from primary_backup.rundir.tickets import Ticket, show, take_unfinished, under_way
 from primary_backup.system.proc import Issued
 
 LOCK_SECONDS = 60.0
 OVERTAKE_SECONDS = 6.0
 """How long a promotion waits for a backup or fault, which halts within one call's 5 s deadline."""
-LOOK_SECONDS = 0.01
+POLL_SECONDS = 0.01
+PAUSE_SECONDS = 0.05
+"""How long a pause goes on, at most, after a newer notification."""
 
 
 class Halted(Exception):
@@ -26,102 +31,204 @@ class Caller(NamedTuple):
     """Who carries out an intent: a hook, all of whose process it is, or a follower."""
 
     issued: Issued
-    """How old the intent is."""
+    """When the notification or command was issued."""
     signals: list[str]
-    """The names of those that came; the first one ends it."""
+    """The names of the signals that were received; the first one ends the transition."""
     started: int = 0
-    """When the process was born, in ticks; 0 where the intent is as old."""
+    """When the process was started, in ticks; 0 where that is when the intent was issued."""
     newer: Callable[[], str | None] = lambda: None
-    """A newer word that waits in this same process."""
+    """Why a newer notification that waits in this same process supersedes this one, or None."""
     wait: Callable[[float], object] = time.sleep
-    """Wait so many seconds, or until there may be a newer word."""
+    """Wait so many seconds, or until there may be a newer notification."""
     interrupt: Callable[[], None] = lambda: None
     """Called while a client is waited for; may raise Halted, and the client is killed."""
     leaves_unfinished: bool = False
-    """Whether what a signal has ended is left for the next one to finish."""
+    """True for a follower: after SIGTERM its successor finishes the transition."""
+
+
+class Taken(NamedTuple):
+    """What is found once it is this transition's turn."""
+
+    memory: Memory
+    """What earlier transitions left, of any daemon."""
+    other_states: bool
+    """Another process has a notification for another state to carry out."""
 
 
 class Turn:
-    """An intent's place among all that are carried out."""
+    """One transition's place among all that are carried out, and its record for the next one."""
 
-    def __init__(self, run_dir: RunDir | None, ticket: Ticket, caller: Caller) -> None:
-        """Without a run directory there is no order, only what the caller knows."""
-        self._run_dir = run_dir
-        self._ticket = ticket
+    def __init__(self, path: str, state: State, caller: Caller) -> None:
+        """Open the run directory; without one there is no order, only what the caller knows."""
+        self.ticket = Ticket(caller.issued, state, caller.started)
+        self.notes: list[str] = []
+        """What a person must know of this turn: it makes an ``ok`` transition degraded."""
+        self.trouble: list[str] = []
+        """What is wrong with the run directory."""
+        self.records = True
+        """Whether the next transition will know of this one."""
+        self._path = path
         self._caller = caller
-        self._taken = False
-        self.superseded = False
-        """Whether a younger one was ever seen; it may be gone since."""
+        self._taken = self._superseded = False
+        try:
+            self.run_dir: RunDir | None = RunDir(path)
+        except Unusable as error:
+            self.run_dir, self.records = None, False
+            self.notes.append(f"continuing without the lock and without a record: {error}")
+            self.trouble.append(str(error))
 
-    def younger(self) -> str | None:
-        """Which younger intent makes this one needless: its state and pid."""
-        newer = self._caller.newer()
-        if newer is not None:
-            return newer
-        if self._run_dir is None:
-            return None
-        acted = self._run_dir.recall()
-        if acted.issued > self._ticket.issued and not self._is_open(acted):
-            return f"superseded by a younger {acted.state} (pid {acted.pid})"
-        shown = self._run_dir.youngest()
-        if shown and shown.issued > self._ticket.issued and shown.state is not self._ticket.state:
-            return f"superseded by a younger {shown.state.value} (pid {shown.issued.pid})"
-        return None
+    # -- order ------------------------------------------------------------------------------
 
-    def _is_open(self, acted: Memory) -> bool:
-        """Whether a younger one wanted the same, and it is still to be done, or found done."""
-        if acted.state != self._ticket.state.value:
-            return False
-        if acted.done and not self._taken:
-            return True
-        if self._run_dir is not None and self._ticket.state is State.PRIMARY:
-            return not acted.committed or acted.promotion != self._run_dir.promotion()
-        return not acted.done
+    def show(self) -> None:
+        """Show this transition to all others."""
+        if self.run_dir is None:
+            return
+        try:
+            show(self.run_dir, self.ticket)
+        except OSError as error:
+            self._fails("other transitions cannot see this one", error)
 
     def halted(self) -> str | None:
-        """Why nothing more may be asked; None while this is still the newest word."""
-        younger = self.younger()
-        if younger is not None:
-            self.superseded = True
-            return younger
-        signals = self._caller.signals
-        return f"ended by {signals[0]}" if signals else None
+        """Why nothing more may be asked; None while no notification is newer."""
+        return self._newer() or self._signal()
+
+    def is_superseded(self) -> bool:
+        """Whether a newer one was ever found; its process may have died since."""
+        return self._superseded or self._newer() is not None
 
     def check(self) -> None:
         """Raise Halted where nothing more may be asked."""
-        why = self.halted()
+        newer = self._newer()
+        self._superseded = self._superseded or newer is not None
+        why = newer or self._signal()
         if why is not None:
             raise Halted(why)
+
+    def _signal(self) -> str | None:
+        signals = self._caller.signals
+        return f"received {signals[0]}" if signals else None
 
     def pause(self, seconds: float) -> None:
         """Wait, but no longer than until halted."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and self.halted() is None:
-            self._caller.wait(min(left, 0.05))
+            self._caller.wait(min(left, PAUSE_SECONDS))
 
-    def take(self) -> str | None:
-        """Wait for the lock; raises Halted or Stuck, returns why a promotion goes on without.
+    def _newer(self) -> str | None:
+        """Which newer notification makes this one needless: its state and pid."""
+        newer = self._caller.newer()
+        if newer is not None or self.run_dir is None:
+            return newer
+        last = self.run_dir.recall().last
+        if last and last.issued > self.ticket.issued and not self._carries_on():
+            return f"superseded by a newer {last.state.value} (pid {last.issued.pid})"
+        shown = max(under_way(self.run_dir), default=None)
+        if shown and shown.issued > self.ticket.issued and shown.state is not self.ticket.state:
+            return f"superseded by a newer {shown.state.value} (pid {shown.issued.pid})"
+        return None
+
+    def _carries_on(self) -> bool:
+        """True if the newer transition has our state but did not finish it: then we carry on."""
+        memory = self.run_dir.recall() if self.run_dir is not None else Memory()
+        last = memory.last
+        if last is None or last.state is not self.ticket.state:
+            return False
+        if last.proven is not None and not self._taken:
+            return True  # the turn shows that there is nothing left to do
+        if last.state is State.PRIMARY:
+            return not memory.has_committed
+        return last.proven is None
+
+    # -- the lock ---------------------------------------------------------------------------
+
+    def take(self) -> Taken:
+        """Wait for the lock; raises Halted or Stuck.
 
         A lock that is held by a stopped process, or by a backup that does not halt, must not
         stand between a promotion and its commit.
         """
-        if self._run_dir is None:
-            return None
+        if self.run_dir is None:
+            return Taken(Memory(), other_states=False)
         began = time.monotonic()
-        while not self._run_dir.try_lock(self._ticket):
+        while not self.run_dir.try_lock(self.ticket.issued.pid, self.ticket.state.value):
             self.check()
-            waited = time.monotonic() - began
-            holder = self._run_dir.holder()
-            by = f"held by a {holder.state} (pid {holder.pid})" if holder else "held"
-            if self._ticket.state is State.PRIMARY:
-                working = holder is not None and holder.state == State.PRIMARY.value
-                stopped = holder is not None and holder.stopped
-                if stopped or waited > (LOCK_SECONDS if working else OVERTAKE_SECONDS):
-                    self._taken = True
-                    return f"went on without the lock, {by}"
-            elif waited > LOCK_SECONDS:
-                raise Stuck(f"the lock did not come free in {LOCK_SECONDS:.0f} s, {by}")
-            self._caller.wait(LOOK_SECONDS)
-        self.check()
+            if self._overtakes(time.monotonic() - began):
+                break
+            self._caller.wait(POLL_SECONDS)
+        else:
+            self.check()
+            take_unfinished(self.run_dir, self.ticket)
         self._taken = True
-        return None
+        others = any(ticket.state is not self.ticket.state for ticket in under_way(self.run_dir))
+        return Taken(self.run_dir.recall(), others)
+
+    def _overtakes(self, waited: float) -> bool:
+        """Whether to go on without the lock, after so many seconds; raises Stuck."""
+        holder = self.run_dir.holder() if self.run_dir is not None else None
+        by = f"held by a {holder.state} (pid {holder.pid})" if holder else "held"
+        if self.ticket.state is not State.PRIMARY:
+            if waited > LOCK_SECONDS:
+                raise Stuck(f"the lock did not come free in {LOCK_SECONDS:.0f} s, {by}")
+            return False
+        working = holder is not None and holder.state == State.PRIMARY.value
+        is_stopped = holder is not None and holder.stopped
+        if not is_stopped and waited <= (LOCK_SECONDS if working else OVERTAKE_SECONDS):
+            return False
+        self.notes.append(f"did not wait for the lock any longer ({by})")
+        return True
+
+    # -- the record -------------------------------------------------------------------------
+
+    def write(
+        self, memory: Memory, daemon: SocketIdentity | None, *, promotes: bool = False
+    ) -> Memory:
+        """Store the memory, as that of this daemon, unless a newer transition has stored its own.
+
+        Returns what was to be stored.
+        """
+        memory = memory._replace(daemon=daemon)
+        if self.run_dir is None or self._is_outdated():
+            return memory
+        try:
+            self.run_dir.memorise(memory, promotes=promotes)
+        except OSError as error:
+            if self.records:
+                self._fails("continuing without a record", error)
+            self.records = False
+        return memory
+
+    def remember(self, event: str) -> None:
+        """Store the final event, the line exactly as it was logged."""
+        if self.run_dir is not None:
+            with contextlib.suppress(OSError):  # it stands in the log
+                self.run_dir.remember(event)
+
+    def forget_promotion(self) -> None:
+        """Forget the current promotion, so that the next ``primary`` commits."""
+        if self.run_dir is not None and not self._is_outdated():
+            self.run_dir.forget_promotion()
+
+    def forget_unfinished(self) -> None:
+        """Nobody shall finish what was begun: keepalived has stopped."""
+        if self.run_dir is not None:
+            take_unfinished(self.run_dir)
+
+    def leave(self, *, unfinished: bool) -> None:
+        """Let the next one go on; ``unfinished``: whoever comes after shall finish this one."""
+        if self.ticket.state is not State.PRIMARY:
+            self.forget_promotion()  # again: a promotion that was under way may have begun since
+        if self.run_dir is None:
+            return
+        if unfinished:
+            self.show()
+        else:
+            self.run_dir.remove(self.ticket.name)
+        self.run_dir.close()
+
+    def _is_outdated(self) -> bool:
+        last = self.run_dir.recall().last if self.run_dir is not None else None
+        return last is not None and last.issued > self.ticket.issued
+
+    def _fails(self, what: str, error: OSError) -> None:
+        self.notes.append(f"{what}: {error.strerror}")
+        self.trouble.append(f"run directory {self._path}: {error.strerror}")

@@ -6,7 +6,7 @@ STATISTICS = "/proc/net/stat/nf_conntrack"
 COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
 
 
-def look(statistics: str = STATISTICS, count: str = COUNT) -> Kernel:
+def observe(statistics: str = STATISTICS, count: str = COUNT) -> Kernel:
     """Read both counters; a kernel without them tells nothing, which is no error."""
     return Kernel(parse_inserted(_read(statistics)), int(_read(count) or 0))
 

@@ -3,6 +3,7 @@
 import os
 import time
 from enum import Enum
+from functools import cache
 from typing import NamedTuple
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -36,6 +37,7 @@ class Process(NamedTuple):
     """Whether it is stopped, by SIGSTOP or a debugger."""
 
 
+@cache
 def boot_id() -> str:
     """What tells this boot from every other one (random(4))."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

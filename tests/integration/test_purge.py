@@ -152,7 +152,7 @@ def test_nothing_is_purged_where_no_peer_is_heard(pair_of: Build, state: str) ->
     event = pair.fw2.hook_json(state)
 
     assert step(event, "purge")["reason"] == (
-        "nothing purged: no peer is heard on the dedicated link"
+        "nothing purged: no packets from the peer on the dedicated link"
     )
     assert "-t" not in asked(event)
     assert "flushing conntrack table in" not in log(pair.fw2)

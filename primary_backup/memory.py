@@ -1,0 +1,255 @@
+"""What one transition leaves for the next one, as values.
+
+``begun``, ``committing``, ``after``, ``ended`` and the like return the memory as each event changes
+it; nothing here reads a file or a clock. Times named ``boot`` are seconds on CLOCK_BOOTTIME.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from primary_backup.plan import PURGES, State, Step, StepName, When
+from primary_backup.proof import ENDED, Kernel, Left, Outcome, StepResult
+from primary_backup.system.proc import TICKS_PER_SECOND, Issued
+
+T = TypeVar("T")
+
+PURGE_MARGIN_SECONDS = 5.0
+"""A purge that is late is still pending."""
+_CANCEL_PURGE = frozenset(
+    {StepName.COMMIT, StepName.FLUSH, StepName.FLUSH_INTERNAL, StepName.DISARM}
+)
+
+SocketIdentity = tuple[int, int, int]
+"""Device, inode and change time (ns) of the daemon's UNIX socket: a new daemon binds a new one."""
+
+
+class Last(NamedTuple):
+    """The last transition that asked conntrackd for anything."""
+
+    transition: str
+    issued: Issued
+    state: State
+    began: float
+    """Seconds of the wall clock, which is keepalived's."""
+    outcome: Outcome | None = None
+    """None while it is under way, or where its process was killed."""
+    proven: float | None = None
+    """When it had proven all of its steps (boot); None if it did not."""
+
+
+class Promotion(NamedTuple):
+    """The promotion after which this node has been primary: no other state came since."""
+
+    transition: str
+    committed: bool = False
+    """Its commit was waited for to its end; or its entries were live already."""
+    before: Kernel | None = None
+    """The kernel's counters right before its commit; None where none was asked."""
+
+
+class Purge(NamedTuple):
+    """A purge that was asked for and may not have fired yet."""
+
+    due: float
+    """When it has certainly fired (boot)."""
+    forced: bool = False
+    """It was meant, whatever keepalived reports."""
+
+
+class Earlier(NamedTuple):
+    """A commit of this same promotion, whose process was killed before it could judge it."""
+
+    before: Kernel
+    """The counters right before it."""
+    ended: bool
+    """The commit was seen to end; whatever is still missing was refused by the kernel."""
+
+
+class Past(NamedTuple):
+    """What a transition has to reckon with, of the earlier ones of this same daemon."""
+
+    left: Left = Left()
+    purge_pending: bool = False
+    earlier: Earlier | None = None
+    lacking: bool = False
+    """What a former daemon's external cache held was not sent to this one."""
+
+    def needless(self, step: Step) -> str | None:
+        """Why a step is not asked, where that is known before anything is asked."""
+        match step.when:
+            case When.UNCOMMITTED | When.UNCOMMITTED_COVERED if self.left == Left():
+                return "no uncommitted copies"
+            case When.PURGE_PENDING | When.PURGE_PENDING_EMPTY if not self.purge_pending:
+                return "no purge to cancel"
+        return None
+
+
+class Memory(NamedTuple):
+    """What earlier transitions of this boot asked of one daemon; all absent where none did."""
+
+    daemon: SocketIdentity | None = None
+    """None where there was no daemon."""
+    last: Last | None = None
+    promotion: Promotion | None = None
+    purge: Purge | None = None
+    left: Left = Left()
+    no_packets: bool = False
+    """The last transition waited for packets of the peer, and none came."""
+    lacking: bool = False
+    """A former daemon's external cache is lost, and the peer has not sent it again."""
+    deferred: bool = False
+    """A purge was not asked for, because it was not safe yet."""
+
+    # -- questions --------------------------------------------------------------------------
+
+    def of(self, daemon: SocketIdentity | None) -> "Memory":
+        """What is left of it for this daemon: another one has lost everything but what it lacks."""
+        if daemon is not None and daemon == self.daemon:
+            return self
+        return Memory(lacking=self.stands_by)
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether the last state was backup or fault."""
+        return self.last is not None and self.last.state in PURGES
+
+    @property
+    def has_committed(self) -> bool:
+        """Whether this node is primary, and its commit ended."""
+        return self.promotion is not None and self.promotion.committed
+
+    def has_pending_purge(self, boot: float) -> bool:
+        """Whether a purge of ours may not have fired yet."""
+        return self.purge is not None and boot < self.purge.due
+
+    def past(self, state: State, boot: float) -> Past:
+        """What a transition to that state has to reckon with."""
+        earlier = self._earlier() if state is State.PRIMARY else None
+        pending = self.has_pending_purge(boot)
+        return Past(self.left, purge_pending=pending, earlier=earlier, lacking=self.lacking)
+
+    def _earlier(self) -> Earlier | None:
+        """The commit of the promotion that holds, if nobody has judged it."""
+        if self.promotion is None or self.promotion.before is None:
+            return None
+        if self.last is not None and self.last.outcome in ENDED:
+            return None
+        return Earlier(self.promotion.before, self.promotion.committed)
+
+    # -- what changes it --------------------------------------------------------------------
+
+    def begun(self, last: Last, steps: tuple[Step, ...], *, live: bool) -> "Memory":
+        """A transition is about to ask these steps.
+
+        ``live``: this node has been what it is to be, so that a primary has nothing to commit.
+        """
+        return self._replace(
+            last=last,
+            promotion=self._promoted(last.transition, steps, live=live)
+            if last.state is State.PRIMARY
+            else None,
+            no_packets=False,
+            deferred=self.deferred and last.state in PURGES,
+        )
+
+    def _promoted(self, transition: str, steps: tuple[Step, ...], *, live: bool) -> Promotion:
+        commits = any(step.name is StepName.COMMIT for step in steps)
+        if self.promotion is None or (commits and self._earlier() is None):
+            return Promotion(transition, committed=live and not commits)
+        if not commits and self.promotion.committed:
+            # The entries are live: whatever becomes of this, there is no commit left to judge.
+            return self.promotion._replace(before=None)
+        return self.promotion
+
+    def committing(self, kernel: Kernel) -> "Memory":
+        """A commit is about to be asked: its copies are uncommitted until it is proven."""
+        copies = max(1, self.left.copies)  # how many is not known yet
+        memory = self._replace(left=self.left._replace(copies=copies))
+        if self.promotion is None or self.promotion.before is not None:
+            return memory
+        return memory._replace(promotion=self.promotion._replace(before=kernel))
+
+    def purging(self, due: float, *, forced: bool) -> "Memory":
+        """A purge is about to be asked, which is ``due`` then (boot)."""
+        return self._replace(purge=Purge(due + PURGE_MARGIN_SECONDS, forced))
+
+    def after(self, result: StepResult) -> "Memory":
+        """A step has come to its result."""
+        asked = result.attempts > 0 and result.outcome is not Outcome.FAILED
+        cancelled = result.name is StepName.PURGE and not result.purged
+        committed = result.name is StepName.COMMIT and result.outcome in ENDED
+        answered = result.name is StepName.REQUEST_RESYNC and result.outcome is Outcome.OK
+        memory = self._replace(
+            left=result.left,
+            no_packets=result.no_packets,
+            lacking=(self.lacking or result.name is StepName.START) and not (committed or answered),
+        )
+        if asked and (result.name in _CANCEL_PURGE or cancelled):
+            memory = memory._replace(purge=None)
+        if committed and self.promotion is not None:
+            memory = memory._replace(promotion=self.promotion._replace(committed=True))
+        if result.name in (StepName.PURGE, StepName.COMMIT):
+            memory = memory._replace(deferred=result.deferred)
+        return memory
+
+    def ended(self, outcome: Outcome, proven: float | None) -> "Memory":
+        """The transition has ended; ``proven``: when all that its state wants was proven (boot)."""
+        if self.last is None:
+            return self
+        return self._replace(last=self.last._replace(outcome=outcome, proven=proven))
+
+    def confirmed(self, issued: Issued) -> "Memory":
+        """A newer notification found nothing to ask: an older one still yields to it."""
+        return self if self.last is None else self._replace(last=self.last._replace(issued=issued))
+
+
+def proven_after(last: Last, issued: Issued) -> bool:
+    """Whether a transition was proven after that notification was issued, by whole ticks."""
+    return last.proven is not None and int(last.proven * TICKS_PER_SECOND) > issued.ticks
+
+
+def to_json(memory: Memory, boot_id: str) -> str:
+    """A memory as it is stored, with the boot it belongs to; a record is an array."""
+    stored = {"boot": boot_id, **memory._asdict()}
+    return json.dumps(stored, default=lambda name: name.value)
+
+
+def from_json(text: str, boot_id: str) -> Memory:
+    """Read it back; another boot's is blank. Raises ValueError for anything else."""
+    try:
+        stored = json.loads(text)
+        if stored["boot"] != boot_id:
+            return Memory()
+        return Memory(
+            daemon=_each(stored["daemon"], _socket),
+            last=_each(stored["last"], _last),
+            promotion=_each(stored["promotion"], _promotion),
+            purge=_each(stored["purge"], lambda purge: Purge(*purge)),
+            left=Left(*stored["left"]),
+            no_packets=stored["no_packets"],
+            lacking=stored["lacking"],
+            deferred=stored["deferred"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a memory: {error}") from error
+
+
+def _each(stored: list[Any] | None, read: Callable[[list[Any]], T]) -> T | None:
+    return None if stored is None else read(stored)
+
+
+def _socket(stored: list[Any]) -> SocketIdentity:
+    device, inode, changed = stored
+    return device, inode, changed
+
+
+def _last(stored: list[Any]) -> Last:
+    transition, issued, state, began, outcome, proven = stored
+    ended = None if outcome is None else Outcome(outcome)
+    return Last(transition, Issued(*issued), State(state), began, ended, proven)
+
+
+def _promotion(stored: list[Any]) -> Promotion:
+    transition, committed, before = stored
+    return Promotion(transition, committed, _each(before, lambda counters: Kernel(*counters)))
