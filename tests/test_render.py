@@ -13,7 +13,8 @@ import pytest
 from primary_backup.commands.main import main
 from primary_backup.conntrackd.conf import Conntrackd, read_conntrackd
 from primary_backup.plan import Mode
-from primary_backup.site.model import MODES, WIRINGS, read_site
+from primary_backup.site.model import MODES, WIRINGS
+from primary_backup.site.read import read_site
 from primary_backup.site.render import EXAMPLE, Existing, Linked, render, write
 from tests.fake.node import Node
 

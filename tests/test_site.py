@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from primary_backup.site.model import SiteError, read_site
+from primary_backup.site.read import SiteError, read_site
 from primary_backup.site.render import EXAMPLE
 
 SITE = Path(EXAMPLE).read_text()

@@ -3,7 +3,7 @@
 import click
 
 from primary_backup.commands.console import fail, print_lines
-from primary_backup.site.model import SiteError, read_site
+from primary_backup.site.read import SiteError, read_site
 from primary_backup.site.render import EXAMPLE, Existing, Linked, render, write
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from primary_backup.site.model import MODES, WIRINGS, read_site
+from primary_backup.site.model import MODES, WIRINGS
+from primary_backup.site.read import read_site
 from primary_backup.site.render import EXAMPLE, render
 from tests.lab.bench import bulks
 from tests.lab.firewall import RULESET
