@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 
-from primary_backup.system.log import Held, Log, SystemLog
+from primary_backup.system.log import Buffered, Log, SystemLog
 from tests.fake.node import Node, until
 from tests.test_printable import ANY
 
@@ -101,7 +101,7 @@ def test_what_found_the_log_full_is_sent_once_there_is_room(log: socket.socket) 
 def test_a_log_that_was_restarted_is_found_again(log: socket.socket) -> None:
     """A resident process outlives many a log; what comes meanwhile is kept elsewhere."""
     path = log.getsockname()
-    handler = SystemLog(path, held := Held())
+    handler = SystemLog(path, held := Buffered())
     handler.emit(record(text="first"))
     assert log.recv(1000).endswith(b"first")
     log.close()

@@ -14,16 +14,12 @@ from typing import Any
 
 import pytest
 
+from primary_backup.system.identity import Identity, Program, Suspect, daemons, identify
 from primary_backup.system.proc import (
     TICKS_PER_SECOND,
-    Identity,
-    Program,
-    Suspect,
     boot_id,
     boot_seconds,
-    daemons,
-    identify,
-    look,
+    find_process,
     own_start,
 )
 from tests.fake.node import until
@@ -60,7 +56,7 @@ def test_births_and_words_are_told_by_the_same_clock() -> None:
     before = boot_seconds()
     with living("sleep") as process:
         after = boot_seconds()
-        seen = look(process.pid)
+        seen = find_process(process.pid)
         assert seen is not None
         assert before - 1 / TICKS_PER_SECOND <= seen.issued.seconds <= after
 
@@ -68,7 +64,7 @@ def test_births_and_words_are_told_by_the_same_clock() -> None:
 def test_a_process_knows_its_own_birth() -> None:
     """It is what others see of it, and earlier than that of its children."""
     with living("sleep") as child:
-        ours, theirs = look(os.getpid()), look(child.pid)
+        ours, theirs = find_process(os.getpid()), find_process(child.pid)
         assert ours is not None
         assert theirs is not None
         assert own_start() == ours.issued < theirs.issued
@@ -81,7 +77,7 @@ def test_a_process_knows_its_own_birth() -> None:
 def test_a_process_may_have_any_name(tmp_path: Path, name: str) -> None:
     """proc(5) puts the name in the middle of the line, parentheses and all."""
     with living(program(tmp_path / name)) as process:
-        seen = look(process.pid)
+        seen = find_process(process.pid)
         assert seen is not None
         assert (seen.issued.pid, seen.parent, seen.stopped) == (process.pid, os.getpid(), False)
 
@@ -91,7 +87,7 @@ def test_one_that_is_stopped_is_known() -> None:
     with living("sleep") as process:
 
         def stopped() -> bool:
-            seen = look(process.pid)
+            seen = find_process(process.pid)
             return seen is not None and seen.stopped
 
         process.send_signal(signal.SIGSTOP)
@@ -238,12 +234,12 @@ def test_one_that_has_ended_is_no_daemon(installed: Path) -> None:
     with living(installed) as process:
         assert identity(process, installed) is Identity.INSTALLED
         process.kill()
-        until(lambda: look(process.pid) is None, "it is a zombie")
+        until(lambda: find_process(process.pid) is None, "it is a zombie")
         assert Path(f"/proc/{process.pid}").exists()
-        assert look(process.pid) is None
+        assert find_process(process.pid) is None
         assert identify(process.pid, Program.at(str(installed), installed.name)) is Identity.OTHER
         process.wait()
-        assert look(process.pid) is None
+        assert find_process(process.pid) is None
         assert identify(process.pid, Program.at(str(installed), installed.name)) is Identity.OTHER
 
 
@@ -251,7 +247,7 @@ UNREADABLE = "its executable cannot be read, for which CAP_SYS_PTRACE is needed"
 HIDDEN = "/proc hides processes from one without CAP_SYS_PTRACE"
 ASK = """
 import sys
-from primary_backup.system.proc import daemons
+from primary_backup.system.identity import daemons
 found = daemons(*sys.argv[1:])
 print(found.none, *(f"{each.pid} {each.what}" for each in found.unknown), found.hidden, sep="\\n")
 """
@@ -290,7 +286,7 @@ def test_a_zombie_that_cannot_be_identified_is_no_daemon(installed: Path) -> Non
     """In a container there may be no process that asks for its status."""
     with living(installed) as process:
         process.kill()
-        until(lambda: look(process.pid) is None, "it is a zombie")
+        until(lambda: find_process(process.pid) is None, "it is a zombie")
         assert without_ptrace(installed) == ["True", ""]
 
 

@@ -48,7 +48,7 @@ def heard(manager: socket.socket) -> list[str]:
 
 def test_what_is_said_arrives_in_one_datagram(manager: socket.socket) -> None:
     """READY and STATUS, one line each (sd_notify(3))."""
-    Service().say(READY="1", STATUS="following – /run/notify.fifo")
+    Service().notify(READY="1", STATUS="following – /run/notify.fifo")
     assert heard(manager) == ["READY=1\nSTATUS=following – /run/notify.fifo"]
 
 
@@ -60,7 +60,7 @@ def test_any_text_is_one_printable_line(manager: socket.socket) -> None:
     @example("G\nMAINPID=1 \udcff")
     @settings(deadline=None)
     def says(text: str) -> None:
-        service.say(STATUS=text)
+        service.notify(STATUS=text)
         (said,) = heard(manager)
         assert said.startswith("STATUS=")
         assert said.isprintable()
@@ -74,7 +74,7 @@ def test_a_program_that_is_started_is_no_part_of_the_service(
     """A conntrackd that inherited the address would speak for us."""
     monkeypatch.setenv("WATCHDOG_USEC", HOUR)
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
-    Service().say(READY="1")
+    Service().notify(READY="1")
     assert heard(manager) == ["READY=1"]
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(os.environ)
 
@@ -86,7 +86,7 @@ def test_the_watchdog_hears_us_at_once_and_then_no_more_than_twice_an_interval(
     monkeypatch.setenv("WATCHDOG_USEC", HOUR)
     service = Service()
     for _ in range(1000):
-        service.alive()
+        service.pet_watchdog()
     assert heard(manager) == ["WATCHDOG=1"]
     assert 1700 < service.patience_seconds <= 1800
 
@@ -101,7 +101,7 @@ def test_who_sleeps_no_longer_than_told_is_heard_in_time(
     for _ in range(5):
         assert service.patience_seconds <= 0.05
         time.sleep(service.patience_seconds)
-        service.alive()
+        service.pet_watchdog()
         assert heard(manager) == ["WATCHDOG=1"]
 
 
@@ -115,7 +115,7 @@ def test_where_nobody_watches_us_we_need_not_be_alive(
     monkeypatch.setenv("WATCHDOG_USEC", interval)
     monkeypatch.setenv("WATCHDOG_PID", pid)
     service = Service()
-    service.alive()
+    service.pet_watchdog()
     assert heard(manager) == []
     assert service.patience_seconds > 60
 
@@ -129,8 +129,8 @@ def test_a_manager_that_cannot_be_reached_stops_nobody(
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     monkeypatch.setenv("WATCHDOG_USEC", HOUR)
     service = Service()
-    service.say(READY="1")
-    service.alive()
+    service.notify(READY="1")
+    service.pet_watchdog()
     assert service.patience_seconds > 0
 
 
@@ -138,7 +138,7 @@ def test_a_manager_that_ends_or_never_reads_keeps_nobody_waiting(manager: socket
     """A full queue must not hold up a promotion, nor a socket that is closed."""
     service = Service()
     for _ in range(10_000):
-        service.say(STATUS="x")
+        service.notify(STATUS="x")
     assert set(heard(manager)) == {"STATUS=x"}
     manager.close()
-    service.say(STATUS="x")
+    service.notify(STATUS="x")

@@ -29,7 +29,7 @@ _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ER
 _DAEMON = 3 << 3
 """The facility LOG_DAEMON of syslog(3)."""
 _UNSENT = 1000
-"""So many events at most wait for room in the log; after that the oldest are lost."""
+"""At most so many events wait for room in the log; after that the oldest are lost."""
 _ROOM_SECONDS = 0.5
 """How long the last events of a process wait for it."""
 
@@ -38,15 +38,15 @@ class SystemLog(logging.Handler):
     """Datagrams to ``/dev/log``, as syslog(3) sends them, but never waiting for a reader.
 
     A transition must not hang because journald does: what does not fit is sent later. (Ten lines of
-    keepalived's fill the queue where systemd has not raised net.unix.max_dgram_qlen.) Each finds
-    its way anew, since the reader of a resident process may be restarted.
+    keepalived's fill the queue where systemd has not raised net.unix.max_dgram_qlen.) Each goes to
+    the path anew, because the reader may have been restarted.
     """
 
-    def __init__(self, path: str, otherwise: logging.Handler) -> None:
-        """``otherwise`` takes what nobody listens to."""
+    def __init__(self, path: str, fallback: logging.Handler) -> None:
+        """``fallback`` gets a record when /dev/log has no reader."""
         super().__init__()
         self._path = path
-        self._otherwise = otherwise
+        self._fallback = fallback
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._unsent: deque[tuple[bytes, logging.LogRecord]] = deque(maxlen=_UNSENT)
 
@@ -67,33 +67,33 @@ class SystemLog(logging.Handler):
             except BlockingIOError:
                 if time.monotonic() >= until:
                     return
-                time.sleep(0.005)  # poll(2) knows no more: it tells of connected sockets only
+                time.sleep(0.005)  # poll(2) works for connected sockets only
                 continue
             except OSError:
-                self._otherwise.emit(record)
+                self._fallback.emit(record)
             self._unsent.popleft()
 
 
-class Held(logging.Handler):
-    """JSON lines for stderr, held back: a pipe that nobody reads must not hold a transition."""
+class Buffered(logging.Handler):
+    """JSON lines for stderr, buffered: a pipe without a reader must not stop a transition."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one event's line."""
+        """Buffer one event's line."""
         self.lines.append(self.format(record))
 
 
-class Table(Held):
+class Table(Buffered):
     """What a person at a terminal wants to see: a line for each step, and how it ended.
 
-    Held back too: a terminal may be stopped, or go with the very connection that fails over.
+    Buffered too: a terminal may be stopped, or be lost with the very connection that fails over.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one event's line."""
+        """Buffer one event's line."""
         event = record.__dict__
         if record.msg == "step.finished":
             text = "  {step:<15} {outcome:<10} {seconds:>7.2f} s  {reason}".format_map(event)
@@ -102,7 +102,7 @@ class Table(Held):
             if event["advice"]:
                 text += f"\n  next: {event['advice']}"
         elif event["outcome"] == "failed":
-            return  # the command itself tells why it has not begun
+            return  # the command itself prints why it has not begun
         else:
             text = f"{record.msg}: {event['reason']}"
         self.lines.append(text.rstrip())
@@ -121,21 +121,21 @@ class Log:
         )
         self._logger = logging.Logger(IDENTIFIER, level.upper())  # noqa: LOG001  # ours alone
         terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._held = Table() if terminal else Held()
-        self._held.setFormatter(self._formatter)
-        self._log = SystemLog(SOCKET, logging.NullHandler() if terminal else self._held)
+        self._buffered = Table() if terminal else Buffered()
+        self._buffered.setFormatter(self._formatter)
+        self._log = SystemLog(SOCKET, logging.NullHandler() if terminal else self._buffered)
         self._log.setFormatter(self._formatter)
         self._logger.addHandler(self._log)
         if terminal:
-            self._logger.addHandler(self._held)
+            self._logger.addHandler(self._buffered)
 
     def show(self, *, wait: bool) -> None:
-        """Write what was held back, to stderr too; unless it may ``wait``, only what is taken now.
+        """Write what was buffered, to stderr too; unless it may ``wait``, only what is taken now.
 
-        What stderr does not take is dropped, the log is offered it again.
+        What stderr does not take is dropped; the log gets it again.
         """
         self._log.send(_ROOM_SECONDS if wait else 0)
-        lines, self._held.lines = self._held.lines, []
+        lines, self._buffered.lines = self._buffered.lines, []
         if not lines or sys.stderr is None:
             return
         text = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
@@ -146,12 +146,12 @@ class Log:
                     return
                 os.write(stderr, text[start : start + select.PIPE_BUF])
         except OSError:
-            pass  # nobody reads it
+            pass  # it has no reader
 
     def event(self, name: str, fields: dict[str, Any]) -> str:
         """Log one event at its outcome's level; returns the JSON line, which is printable.
 
-        The fields are any JSON values, and their texts come from anywhere.
+        The fields are any JSON values; their texts may come from outside.
         """
         fields = _printable(fields)
         level = LEVELS[fields["outcome"]]

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import sh
 
 _ANY_EXIT = list(range(-64, 256))
-_LOOK_AGAIN = 0.05
+_POLL_SECONDS = 0.05
 _ENDING = 0.001
 """A program ends within so many seconds of its output."""
 _LONGEST_OUTPUT = 1 << 20
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where programs are looked for: directories that only root writes. The caller's PATH may begin
-with any other, as after a `su` without `-`; /usr/local/bin may belong to a group (Debian's staff).
+"""Where programs are searched: directories that only root writes. The caller's PATH may begin with
+any other, as after a `su` without `-`; /usr/local/bin may belong to a group (Debian's staff).
 """
 
 
@@ -40,14 +40,14 @@ def run(
     working: Callable[[], bool] = lambda: False,
     left: bool = False,
 ) -> Finished:
-    """Run a program to its end, or until ``seconds`` passed since it was last seen ``working``.
+    """Run a program to its end, or until ``seconds`` passed since it was last ``working``.
 
-    ``program`` is an absolute path, or a name that is looked up in ``PATH``; the program has that
+    ``program`` is an absolute path, or a name that is searched in ``PATH``; the program has that
     ``PATH`` too. Raises NotInstalled.
 
     What ``working`` raises ends the waiting, and the program with it unless that is ``left``.
 
-    ``sh``'s own ``_timeout`` looks at its clock every 100 ms, so that every call lasts as long.
+    ``sh``'s own ``_timeout`` polls every 100 ms, so that every call lasts as long.
     Here the program writes into pipes of ours: their end is its end, and select(2) the deadline.
     """
     try:
@@ -80,10 +80,10 @@ def run(
         finally:
             os.close(out_end)
             os.close(errors_end)
-    said = {out: b"", errors: b""}
+    printed = {out: b"", errors: b""}
     ended = False
     try:
-        ended = _read(said, running.process, seconds, working)
+        ended = _read(printed, running.process, seconds, working)
         left = False
     finally:
         os.close(out)
@@ -94,29 +94,29 @@ def run(
     try:
         running.wait()
     except sh.SignalException:
-        pass  # sh 1.14 raises it whatever _ok_code allows; the code below says it
-    return Finished(running.process.exit_code if ended else None, said[out], said[errors])
+        pass  # sh 1.14 raises it whatever _ok_code allows; the exit code has it too
+    return Finished(running.process.exit_code if ended else None, printed[out], printed[errors])
 
 
 def _read(
-    said: dict[int, bytes], process: Any, seconds: float, working: Callable[[], bool]
+    printed: dict[int, bytes], process: Any, seconds: float, working: Callable[[], bool]
 ) -> bool:
     """Collect both pipes to their end and the program's; False where the deadline came first."""
-    open_pipes = set(said)
+    open_pipes = set(printed)
     deadline = time.monotonic() + seconds
     while open_pipes or process.is_alive()[0]:
         left = deadline - time.monotonic()
         if left <= 0:
             return False
-        pause = _LOOK_AGAIN if open_pipes else _ENDING
+        pause = _POLL_SECONDS if open_pipes else _ENDING
         ready, _, _ = select.select(list(open_pipes), [], [], min(left, pause))
         for pipe in ready:
             chunk = os.read(pipe, 65536)
             if chunk:
-                said[pipe] = (said[pipe] + chunk)[:_LONGEST_OUTPUT]
+                printed[pipe] = (printed[pipe] + chunk)[:_LONGEST_OUTPUT]
             else:
                 open_pipes.discard(pipe)
-        # What has said all it has to say is worth the wait for its end.
+        # One that has closed both pipes is about to end: that is worth the wait.
         if not ready and open_pipes and working():
             deadline = time.monotonic() + seconds
     return True

@@ -1,4 +1,4 @@
-"""What a service tells systemd: sd_notify(3), one datagram each."""
+"""Reports of a service to systemd: sd_notify(3), one datagram each."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ from primary_backup.system.printable import printable
 
 
 class Service:
-    """The service manager that started us; says nothing where there is none."""
+    """The service manager that started us, if one did."""
 
     def __init__(self) -> None:
         """Take its address out of the environment: a conntrackd that we start is no part of it."""
@@ -20,8 +20,8 @@ class Service:
         self._next = 0.0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
-    def say(self, **fields: str) -> None:
-        """Tell it ``READY="1"``, ``STATUS="…"`` and the like."""
+    def notify(self, **fields: str) -> None:
+        """Send ``READY="1"``, ``STATUS="…"`` and the like."""
         if not self._address:
             return
         # A line break in a value would begin another field, MAINPID= for one.
@@ -29,16 +29,16 @@ class Service:
         try:
             self._socket.sendto(text.encode(), self._address)
         except OSError:
-            pass  # it is gone or busy; what matters stands in the log
+            pass  # it is gone or busy; the log has what matters
 
-    def alive(self) -> None:
-        """Tell it that we live, twice in every WatchdogSec and no more often."""
+    def pet_watchdog(self) -> None:
+        """Report that we are running, twice in every WatchdogSec and no more often."""
         now = time.monotonic()
         if self._every and now >= self._next:
             self._next = now + self._every
-            self.say(WATCHDOG="1")
+            self.notify(WATCHDOG="1")
 
     @property
     def patience_seconds(self) -> float:
-        """How long we may sleep before we are due to be alive."""
+        """How long we may sleep before the watchdog is due."""
         return max(0.0, self._next - time.monotonic()) if self._every else 3600.0
