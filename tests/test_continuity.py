@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from primary_backup.follower.continuity import SURE, Continuity
-from primary_backup.keepalived.state import Standing
+from primary_backup.keepalived.state import VrrpState
 from primary_backup.memory import Last, Memory
 from primary_backup.plan import State
 from primary_backup.system.proc import Issued
@@ -26,9 +26,9 @@ NOTED = remembered(State.FAULT, "1")
 """What was remembered when something was noted."""
 
 
-def reported(state: State, promotions: int, start: int = 7) -> Standing:
+def reported(state: State, promotions: int, start: int = 7) -> VrrpState:
     """What keepalived reports after a reload."""
-    return Standing(state, RELOADED, (start,), {"VI_1": promotions, "VI_2": promotions})
+    return VrrpState(state, RELOADED, (start,), {"VI_1": promotions, "VI_2": promotions})
 
 
 @pytest.fixture
@@ -54,7 +54,9 @@ def test_what_was_noted_and_is_unchanged_was_never_left(
         pytest.param(reported(State.BACKUP, 1), id="another state"),
     ],
 )
-def test_what_was_left_in_between_counts_by_its_date(continuity: Continuity, now: Standing) -> None:
+def test_what_was_left_in_between_counts_by_its_date(
+    continuity: Continuity, now: VrrpState
+) -> None:
     """A promotion of which no line was read is still to be committed."""
     continuity.note(reported(State.PRIMARY, 1), NOTED)
     assert not continuity.is_unbroken(now)
@@ -63,7 +65,7 @@ def test_what_was_left_in_between_counts_by_its_date(continuity: Continuity, now
 
 @pytest.mark.parametrize("now", [reported(State.PRIMARY, 2), reported(State.BACKUP, 1)])
 def test_what_changed_since_the_noted_transition_was_missed(
-    continuity: Continuity, now: Standing
+    continuity: Continuity, now: VrrpState
 ) -> None:
     """Nothing was carried out since: no date of a clock that was set meanwhile counts."""
     continuity.note(reported(State.PRIMARY, 1), NOTED)
@@ -87,7 +89,7 @@ def test_a_promotion_that_was_killed_before_it_was_noted_is_the_remembered_one(
     ],
 )
 def test_a_promotion_that_may_be_another_counts_by_its_date(
-    continuity: Continuity, now: Standing, memory: Memory
+    continuity: Continuity, now: VrrpState, memory: Memory
 ) -> None:
     """In doubt it is committed."""
     continuity.note(reported(State.BACKUP, 0), NOTED)

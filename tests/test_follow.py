@@ -416,7 +416,7 @@ def test_an_answer_is_older_than_what_was_said_since(
         write(lines(*before))
         waiting = box.read()
         write(lines(*since))
-        box.answer(Intent(answered, "keepalived says so", Kind.RESUME), waiting)
+        box.answer(Intent(answered, "keepalived reports so", Kind.RESUME), waiting)
         word = box.take()
     expected = wanted(lines(*before), lines(answers[answered]), lines(*since))
     assert word is not None
@@ -920,7 +920,7 @@ def test_a_hook_by_hand_wins_over_an_older_word(node: Node, follower: Follower) 
 
 
 def test_a_word_wins_over_an_older_hook(node: Node, follower: Follower) -> None:
-    """keepalived says BACKUP while a person promotes: the hook ends after its -c, and exits 4."""
+    """A BACKUP line while a person promotes: the hook ends after its -c, and exits 4."""
     node.on("-c", WAITS)
     hook = node.start("primary")
     until((node.world / "asking").exists, "the commit runs")
@@ -985,7 +985,7 @@ def test_a_word_that_found_its_work_done_is_the_newest_all_the_same(
 
 
 def test_a_promotion_by_hand_is_not_made_again(node: Node, follower: Follower) -> None:
-    """keepalived says MASTER after a person did: a re-assertion, no commit over live entries."""
+    """keepalived reports MASTER after a person did: a re-assertion, no commit over live entries."""
     assert node.run("primary").code == 0
     follower.say("MASTER")
     follower.finished(1)
@@ -1031,7 +1031,7 @@ def test_a_broken_configuration_ends_no_follower(
 def test_a_word_that_was_refused_is_tried_again_once_the_cause_is_mended(
     node: Node, follower: Follower
 ) -> None:
-    """keepalived says it once: nobody else would make this node a backup."""
+    """keepalived reports it once: nobody else would make this node a backup."""
     node.config.write_text("Sync {")
     node.on("-s", 'refuse "syntax error"')
     follower.say("BACKUP")

@@ -24,13 +24,14 @@ import pytest
 
 from primary_backup.follower.inbox import Inbox
 from primary_backup.follower.reconcile import Reconciler
+from primary_backup.keepalived.dump import Unknown
 from primary_backup.keepalived.fifo import Fifo
 from primary_backup.keepalived.notify import Followed
-from primary_backup.keepalived.state import Keepalived, NotRunning, Standing, Unknown
+from primary_backup.keepalived.state import Keepalived, NotRunning, VrrpState
 from primary_backup.plan import State
 from primary_backup.proof import Outcome
 from primary_backup.settings import Settings
-from primary_backup.system.proc import Daemons, Suspect
+from primary_backup.system.identity import Daemons, Suspect
 from tests.lab.node import Node, until
 
 GROUP = Followed("GROUP", "G1")
@@ -133,7 +134,7 @@ class Place(Node):
                 assert _libc.setns(before.fileno(), _CLONE_NEWNET) == 0
 
     def awaits(self, fact: Callable[[], bool]) -> None:
-        """Wait until keepalived says so."""
+        """Wait until keepalived reports so."""
 
         def said() -> bool:
             with self.network(), suppress(Unknown):
@@ -142,7 +143,7 @@ class Place(Node):
 
         self.until(said, WITHIN, "keepalived is what it was to be")
 
-    def asked(self, followed: Followed = GROUP, *, keepalived: Keepalived = INSTALLED) -> Standing:
+    def asked(self, followed: Followed = GROUP, *, keepalived: Keepalived = INSTALLED) -> VrrpState:
         """What keepalived reports; on a busy machine it may not answer in time: asked again."""
         for _ in range(20):
             with suppress(SilenceError):
@@ -151,11 +152,11 @@ class Place(Node):
 
     def asked_once(
         self, followed: Followed = GROUP, *, keepalived: Keepalived = INSTALLED
-    ) -> Standing:
+    ) -> VrrpState:
         """What keepalived reports, if it answers."""
         try:
             with self.network():
-                return keepalived.standing(followed)
+                return keepalived.vrrp_state(followed)
         except Unknown as error:
             if "wrote no dump" in str(error):
                 raise SilenceError from error
@@ -279,7 +280,7 @@ def test_one_in_another_network_is_not_asked(place: Place, tmp_path: Path) -> No
 def test_instances_that_disagree_are_no_state_of_their_group(place: Place) -> None:
     """A dump names no groups; each instance has its own state, and one that is none has none."""
     place.keepalived({"VI_1": State.PRIMARY, "VI_2": State.FAULT})
-    place.awaits(lambda: INSTALLED.standing(VI_1).state is State.PRIMARY)
+    place.awaits(lambda: INSTALLED.vrrp_state(VI_1).state is State.PRIMARY)
     with pytest.raises(Unknown, match=r"do not agree: VI_1 primary, VI_2 fault$"):
         place.asked(GROUP)
     assert place.asked(VI_2).state is State.FAULT
@@ -290,12 +291,12 @@ def test_instances_that_disagree_are_no_state_of_their_group(place: Place) -> No
 def test_every_keepalived_is_asked_and_one_master_is_enough(place: Place) -> None:
     """A purge takes the connections of all of them."""
     place.keepalived(BACKUP)
-    place.awaits(lambda: INSTALLED.standing(GROUP).state is State.BACKUP)
+    place.awaits(lambda: INSTALLED.vrrp_state(GROUP).state is State.BACKUP)
     assert place.answer() is None
     place.keepalived({"VI_2": State.PRIMARY})
-    place.awaits(lambda: INSTALLED.standing(VI_2).state is State.PRIMARY)
+    place.awaits(lambda: INSTALLED.vrrp_state(VI_2).state is State.PRIMARY)
     assert place.asked(VI_1).state is State.BACKUP
-    assert place.answer() == "keepalived says that this node is master of VI_2"
+    assert place.answer() == "keepalived reports that this node is master of VI_2"
 
 
 @pytest.mark.parametrize(
@@ -313,7 +314,7 @@ def test_the_dump_is_read_where_keepalived_writes_it(place: Place, tmpdir: str |
     place.run("mount", "-t", "tmpfs", "none", "/tmp")
     place.keepalived(MASTER, tmpdir=tmpdir)
     place.until(place.is_master, WITHIN, "is master")
-    assert place.answer() == "keepalived says that this node is master of VI_1"
+    assert place.answer() == "keepalived reports that this node is master of VI_1"
 
 
 @pytest.mark.parametrize("tmpdir", ["/run/missing", "/sys", "/run/keepalived-1.conf"])
@@ -335,7 +336,7 @@ def test_one_that_has_respawned_a_crashed_child_is_told_from_before(place: Place
     os.kill(child(process), signal.SIGKILL)
     place.awaits(
         lambda: (
-            (now := INSTALLED.standing(GROUP)).state is State.PRIMARY
+            (now := INSTALLED.vrrp_state(GROUP)).state is State.PRIMARY
             and now.starts != before.starts
         )
     )
@@ -395,20 +396,20 @@ def test_one_whose_program_was_upgraded_is_asked(place: Place, tmp_path: Path) -
     place.until(place.is_master, WITHIN, "is master")
     shutil.copy(INSTALLED.program, tmp_path / "new")
     (tmp_path / "new").replace(own.program)
-    assert place.answer(own) == "keepalived says that this node is master of VI_1"
+    assert place.answer(own) == "keepalived reports that this node is master of VI_1"
 
 
 def test_a_master_objects_whatever_else_runs_its_program(place: Place) -> None:
     """A `keepalived --config-test` runs for a moment, and takes no signal."""
     place.master()
     with place.held_up("keepalived", "--config-test", env={"LD_DEBUG": "libs"}):
-        assert place.answer() == "keepalived says that this node is master of VI_1"
+        assert place.answer() == "keepalived reports that this node is master of VI_1"
 
 
 def test_one_that_ends_while_it_is_asked_is_left_out(place: Place) -> None:
     """A `keepalived --config-test` comes and goes: a backup's purge does not depend on it."""
     place.keepalived(BACKUP)
-    place.awaits(lambda: INSTALLED.standing(GROUP).state is State.BACKUP)
+    place.awaits(lambda: INSTALLED.vrrp_state(GROUP).state is State.BACKUP)
     starts = place.asked().starts
     tests = place.start(
         "sh", "-c", "while :; do keepalived --config-test --use-file /run/keepalived-1.conf; done"
@@ -417,7 +418,7 @@ def test_one_that_ends_while_it_is_asked_is_left_out(place: Place) -> None:
         said = [place.answer() for _ in range(30)]
         # A busy machine may keep one from its end for as long as an answer is awaited.
         assert said.count(None) > 25
-        place.awaits(lambda: INSTALLED.standing(GROUP).starts == starts)
+        place.awaits(lambda: INSTALLED.vrrp_state(GROUP).starts == starts)
     finally:
         tests.kill()
         tests.wait()
@@ -535,7 +536,7 @@ def test_a_process_of_another_user_is_neither_asked_nor_counted(
     assert place.objection() is None
     place.master()
     assert place.asked().state is State.PRIMARY
-    assert place.answer() == "keepalived says that this node is master of VI_1"
+    assert place.answer() == "keepalived reports that this node is master of VI_1"
     assert [process.poll() for process in processes] == [None] * 30
 
 
@@ -568,7 +569,7 @@ def test_a_root_of_a_container_is_named_and_neither_run_nor_believed(
     )
 
     place.keepalived(BACKUP)
-    place.awaits(lambda: INSTALLED.standing(GROUP).state is State.BACKUP)
+    place.awaits(lambda: INSTALLED.vrrp_state(GROUP).state is State.BACKUP)
     assert re.search(named, place.answer() or "")
     assert process.poll() is None
 
@@ -641,7 +642,7 @@ def test_what_anybody_can_put_in_place_of_the_dump_is_not_believed(
 ) -> None:
     """Anybody may write into /tmp: only root's own plain file is keepalived's word."""
     process = place.keepalived(BACKUP)
-    place.awaits(lambda: INSTALLED.standing(VI_1).state is State.BACKUP)
+    place.awaits(lambda: INSTALLED.vrrp_state(VI_1).state is State.BACKUP)
     dump = place.files / "tmp/keepalived.json"
     with place.stopped(process.pid):
         with planted(dump, make), pytest.raises(Unknown, match="cannot be asked"):
@@ -665,7 +666,7 @@ def test_a_dump_in_a_directory_that_all_may_write_is_read(place: Place, shared: 
     """keepalived is asked there too, as long as it can write: without a TMPDIR that is /tmp."""
     process = place.master()
     for _ in range(3):
-        assert place.answer() == "keepalived says that this node is master of VI_1"
+        assert place.answer() == "keepalived reports that this node is master of VI_1"
     with place.stopped(process.pid, child(process)):
         # What it said before is no answer, though it is root's.
         dump = shared / "keepalived.json"

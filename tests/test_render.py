@@ -244,7 +244,7 @@ def test_the_example_of_the_command_is_one_that_it_takes(
     ("node", "text", "line"),
     [
         ("fw-3", "", "the site has no node fw-3: say fw-1 or fw-2"),
-        ("fw-1", "unknown = 1", "unknown: unknown key: remove it, or mend its spelling"),
+        ("fw-1", "unknown = 1", "unknown: unknown key: remove it, or correct its spelling"),
     ],
 )
 def test_what_is_wrong_is_told_and_nothing_is_written(

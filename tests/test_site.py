@@ -58,7 +58,7 @@ def test_what_is_left_out_is_what_is_recommended() -> None:
     [
         ('wiring = "fifo"', 'wiring = "wire"', "wiring: 'wire' is none of fifo, hooks"),
         ('mode = "ftfw"', 'mode = "FTFW"', "mode: 'FTFW' is none of ftfw, direct, notrack, alarm"),
-        ('mode = "ftfw"', "mdoe = 1", "mdoe: unknown key: remove it, or mend its spelling"),
+        ('mode = "ftfw"', "mdoe = 1", "mdoe: unknown key: remove it, or correct its spelling"),
         ("vrid = 62", "vrid = 0", "outside.vrid: 0 is no whole number from 1 to 255"),
         ("vrid = 62", "vrid = true", "outside.vrid: True is no whole number from 1 to 255"),
         ("vrid = 62", "", "outside.vrid: is missing"),
@@ -224,7 +224,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (r'"a\nb\u001b[31m" = 1', r"a\nb\x1b[31m: unknown key: remove it, or mend its spelling"),
+        (r'"a\nb\u001b[31m" = 1', r"a\nb\x1b[31m: unknown key: remove it, or correct its spelling"),
         (f"x = {'[' * 5000}", "not a site: nested too deeply"),
         (f"vrid = {'1' * 5000}", "not TOML: Exceeds the limit (4300 digits)"),
     ],

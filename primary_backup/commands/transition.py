@@ -24,7 +24,7 @@ dry_run = click.option(
 force = click.option(
     "--force",
     is_flag=True,
-    help="Purge even where keepalived says that this node is master, or does not answer.",
+    help="Purge even where keepalived reports that this node is master, or does not answer.",
 )
 json = click.option("--json", "as_json", is_flag=True, help="Print the final event as JSON.")
 

@@ -9,17 +9,17 @@ from primary_backup.conntrackd.conf import Conntrackd
 from primary_backup.system.run import NotInstalled, run
 
 JOURNAL_SECONDS = 2.0
-"""journalctl answers in some 10 ms; a promotion has failed by then, and a newer one may wait."""
+"""journalctl answers in some 10 ms; a newer notification may be waiting."""
 _SYSLOG = "/var/log/syslog"
 _IDENTIFIER = "conntrack-tools"
-"""What conntrackd calls itself in the system's log (log.c)."""
+"""conntrackd's name in the system's log (log.c)."""
 _ERRORS = 3
-"""conntrackd 1.4.7 logs the cause, and then two lines that say only that it does not start."""
+"""conntrackd 1.4.7 logs the cause, and then two lines that only report that it does not start."""
 _LONGEST = 65536
 
 
 class _Mark(NamedTuple):
-    """A log file, and how long it was."""
+    """A log file, and its size at one moment, in bytes."""
 
     path: str
     size: int
@@ -44,7 +44,7 @@ class _Mark(NamedTuple):
 
 
 class DaemonLog:
-    """What a conntrackd logs from now on, wherever its file sends it."""
+    """What a conntrackd logs from now on, wherever its configuration sends it."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class DaemonLog:
         unit: str | None,
         working: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``unit``: that which systemd starts it by, if it does; ``working``: as of ``run``."""
+        """``unit``: the unit that systemd starts it by, if it does; ``working``: as of ``run``."""
         self._conf = conf
         self._unit = unit
         self._working = working
@@ -72,14 +72,14 @@ class DaemonLog:
         lines = self._file.appended() if self._file is not None else []
         lines = lines or self._journal()
         lines = lines or [line for line in self._syslog.appended() if _IDENTIFIER in line]
-        said = _errors(lines)
-        if any("in use" in error for error in said):
-            said += sorted({*_holders(self._conf.ports)})
+        found = _errors(lines)
+        if any("in use" in error for error in found):
+            found += sorted({*_holders(self._conf.ports)})
         lock = self._conf.lock_file
-        if any("lockfile" in error for error in said) and not os.path.lexists(lock):
-            # conntrackd says the same whatever keeps it from making the file.
-            said.append(f"there is no {lock}: conntrackd may not write there (ReadWritePaths=)")
-        return "; ".join(said)
+        if any("lockfile" in error for error in found) and not os.path.lexists(lock):
+            # conntrackd logs the same whatever keeps it from making the file.
+            found.append(f"there is no {lock}: conntrackd may not write there (ReadWritePaths=)")
+        return "; ".join(found)
 
     def _journal(self) -> list[str]:
         # Any user may log under any name.
@@ -99,7 +99,7 @@ class DaemonLog:
             line.partition(" ")[2].partition(": ")
             for line in finished.output.decode(errors="replace").splitlines()
         )
-        # systemd itself only tells that the unit has failed.
+        # systemd itself only logs that the unit has failed.
         return [text for who, _, text in lines if who.partition("[")[0] != "systemd"]
 
 
@@ -117,9 +117,9 @@ def _errors(lines: list[str]) -> list[str]:
     """The last lines that are errors, or the last line of all where none is."""
     lines = [line for line in lines if line.strip()]
     wanted = [line for line in lines if "[ERROR]" in line or line.startswith("ERROR: ")]
-    said = [line.rpartition("[ERROR]")[2].removeprefix("ERROR: ").strip() for line in wanted]
+    errors = [line.rpartition("[ERROR]")[2].removeprefix("ERROR: ").strip() for line in wanted]
     # Where conntrackd logs to syslog as well, the journal has each line twice.
-    return [*dict.fromkeys(said)][-_ERRORS:] or lines[-1:]
+    return [*dict.fromkeys(errors)][-_ERRORS:] or lines[-1:]
 
 
 def _holders(ports: tuple[int, ...]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from primary_backup.conntrackd.client import (
 )
 from primary_backup.conntrackd.daemonlog import DaemonLog, message
 from primary_backup.settings import CONFIG
-from primary_backup.system.proc import Daemons, daemons
+from primary_backup.system.identity import Daemons, daemons
 from primary_backup.system.run import NotInstalled, run
 
 START_SECONDS = 20.0

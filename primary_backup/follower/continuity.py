@@ -4,7 +4,7 @@ import contextlib
 import math
 from typing import Any
 
-from primary_backup.keepalived.state import Standing
+from primary_backup.keepalived.state import VrrpState
 from primary_backup.memory import Memory
 from primary_backup.plan import State
 from primary_backup.rundir.directory import RunDir, Unusable
@@ -20,18 +20,18 @@ class Continuity:
     def __init__(self, run_dir: str) -> None:
         self._run_dir = run_dir
 
-    def note(self, reported: Standing, memory: Memory) -> None:
+    def note(self, reported: VrrpState, memory: Memory) -> None:
         """Note that this state's transition, the last one, has ended."""
         # Where nothing can be written, the dates decide.
         with contextlib.suppress(Unusable, OSError), self._open() as run_dir:
             run_dir.store_continuity({**_noted(reported), _AFTER: _transition(memory)})
 
-    def is_unbroken(self, reported: Standing) -> bool:
+    def is_unbroken(self, reported: VrrpState) -> bool:
         """Whether keepalived has been in this state ever since it was noted."""
         noted, _ = self._stored()
         return bool(noted == _noted(reported))
 
-    def since(self, reported: Standing, memory: Memory) -> float:
+    def since(self, reported: VrrpState, memory: Memory) -> float:
         """Since when it has been in its state, in seconds of the wall clock; 0: nothing was missed.
 
         SURE if keepalived certainly left the state. One unnoted promotion is tolerated: ours, if
@@ -63,7 +63,7 @@ class Continuity:
         return contextlib.closing(RunDir(self._run_dir))
 
 
-def _noted(reported: Standing) -> dict[str, Any]:
+def _noted(reported: VrrpState) -> dict[str, Any]:
     return {
         "starts": list(reported.starts),
         "state": reported.state.value,

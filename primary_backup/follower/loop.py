@@ -81,13 +81,13 @@ class Follower:
 
     def run(self) -> None:
         """Follow until SIGTERM or SIGINT; raises NoFifo where the FIFO is taken away."""
-        self._service.say(READY="1", STATUS=f"following {self._inbox.fifo.path}")
+        self._service.notify(READY="1", STATUS=f"following {self._inbox.fifo.path}")
         self._event("follow.started", Outcome.OK, f"following {self._inbox.fifo.path}")
         issued, unfinished = self._inbox.issued(), self._unfinished()
         if not self._reconciler.ask("the follower has started") and unfinished is not None:
             self._inbox.propose(unfinished, issued)
         while not self._signals:
-            self._service.alive()
+            self._service.pet_watchdog()
             if self._hangup:
                 self._hangup = False
                 self._read_again()
@@ -115,7 +115,7 @@ class Follower:
 
     def _wait(self, seconds: float) -> None:
         """Sleep until there is something in the FIFO, or a signal."""
-        self._service.alive()
+        self._service.pet_watchdog()
         ready, _, _ = select.select([self._inbox.fifo.fileno(), self._awake], [], [], seconds)
         if self._awake in ready:
             os.read(self._awake, 4096)
@@ -133,7 +133,7 @@ class Follower:
 
     def _end(self) -> None:
         """Read STOP, if keepalived ends as well; what else is there is left to the next one."""
-        self._service.say(STOPPING="1")
+        self._service.notify(STOPPING="1")
         until = time.monotonic() + STOP_SECONDS
         while True:
             # When the time is up as well: on a machine that stood still it was not used.
@@ -205,7 +205,7 @@ class Follower:
         running = taken.intent
 
         def newer() -> str | None:
-            self._service.alive()
+            self._service.pet_watchdog()
             waiting = self._inbox.read()
             if waiting is None:
                 if running.state is not State.PRIMARY and self._inbox.fifo.is_replaced():
@@ -237,13 +237,13 @@ class Follower:
         if self._refused is not None:
             self._retries.take(time.monotonic())
         self._rival = None
-        self._service.say(STATUS=f"{event['state']}: {event['outcome']} – {event['reason']}")
+        self._service.notify(STATUS=f"{event['state']}: {event['outcome']} – {event['reason']}")
         self._reconciler.stopped = running.state is State.STOP
         self._next_poll = 0.0  # the first poll is what the next ones are compared with
 
     def _interrupt(self) -> None:
         """End a wait for a client: a commit goes on without it, and is judged by the next one."""
-        self._service.alive()
+        self._service.pet_watchdog()
         if self._signals:
             raise Halted(f"received {self._signals[0]}")
 

@@ -8,15 +8,17 @@ from primary_backup.follower.backoff import Backoff
 from primary_backup.follower.continuity import Continuity
 from primary_backup.follower.inbox import Inbox, Queued
 from primary_backup.intent import Intent, Kind
+from primary_backup.keepalived.dump import Unknown
 from primary_backup.keepalived.notify import Followed
-from primary_backup.keepalived.state import Keepalived, NotRunning, Standing, Unknown, writes
+from primary_backup.keepalived.state import Keepalived, NotRunning, VrrpState, writes
 from primary_backup.memory import Memory
 from primary_backup.plan import State
 from primary_backup.proof import ENDED, Outcome
 from primary_backup.rundir.directory import RunDir, Unusable
 from primary_backup.rundir.turn import Halted
 from primary_backup.settings import Settings
-from primary_backup.system.proc import Daemons, boot_seconds
+from primary_backup.system.identity import Daemons
+from primary_backup.system.proc import boot_seconds
 
 _MOST_NAMED = 20
 """So many programs are named in the log, however many a container starts under new paths."""
@@ -44,7 +46,7 @@ class Reconciler:
         self._backoff = Backoff()
         self._unanswered = ""
         self._compared = ""
-        self._observed: Standing | None = None
+        self._observed: VrrpState | None = None
         self._polls_elsewhere = 0
         self._elsewhere = ""
         self._named: set[str] = set()
@@ -55,7 +57,7 @@ class Reconciler:
         """Bring about the state that it reports: lines may have been lost. Whether it answered."""
         before = self._inbox.read()
         try:
-            reported = self._keepalived(before).standing(self._followed)
+            reported = self._keepalived(before).vrrp_state(self._followed)
         except Halted:
             # keepalived may have stepped down before this newer notification, in a lost line.
             self._inbox.doubt()
@@ -95,7 +97,7 @@ class Reconciler:
         if not elsewhere and _name(memory) == self._compared:
             return
         try:
-            reported = self._keepalived(None).standing(self._followed)
+            reported = self._keepalived(None).vrrp_state(self._followed)
         except Halted:
             return
         except Unknown as error:
@@ -105,7 +107,7 @@ class Reconciler:
         self._name_elsewhere(elsewhere)
         self._compare(reported, memory, elsewhere=elsewhere)
 
-    def _compare(self, reported: Standing, memory: Memory, *, elsewhere: bool) -> None:
+    def _compare(self, reported: VrrpState, memory: Memory, *, elsewhere: bool) -> None:
         """Act on a state that differs from ours, or has changed without a line."""
         last, compared = memory.last, self._compared
         if last is not None and last.outcome is not None:  # else it is compared again
@@ -136,7 +138,7 @@ class Reconciler:
                 self._event("keepalived.unasked", Outcome.DEGRADED, why)
 
     def _answer(
-        self, reported: Standing, memory: Memory, why: str, before: Queued | None = None
+        self, reported: VrrpState, memory: Memory, why: str, before: Queued | None = None
     ) -> None:
         is_master = reported.state is State.PRIMARY
         if is_master and memory.stands_by and self._continuity.is_unbroken(reported):

@@ -1,4 +1,4 @@
-"""keepalived's notify FIFO: the whole lines that are in it now, wherever it went meanwhile."""
+"""keepalived's notify FIFO: reading its whole lines, and noticing that it was re-created."""
 
 import contextlib
 import fcntl
@@ -7,14 +7,14 @@ import stat
 import time
 
 TAKEN_SECONDS = 2.0
-"""keepalived kills a follower of its own a second after a reload has started the next one."""
-_LOOK_SECONDS = 0.02
+"""keepalived kills a follower that it started a second after a reload has started the next."""
+_POLL_SECONDS = 0.02
 _CHUNK = 65536
 _FULL = 0.9
 """A pipe of which less is free may have refused a line: it holds whole pages."""
 _LONGEST_LINE = 4096
 _NO_LINE = b"\0"
-"""What a line without end shrinks to: whatever its rest is, keepalived never says both."""
+"""An over-long line is replaced by NUL, so that its remainder can match no keepalived line."""
 
 
 class NoFifo(Exception):
@@ -22,14 +22,14 @@ class NoFifo(Exception):
 
 
 class Fifo:
-    """An open FIFO that nobody else follows; ``fileno()`` is readable once there is more."""
+    """An open FIFO that no other process follows; ``fileno()`` is readable once there is more."""
 
     def __init__(self, path: str) -> None:
-        """Make it where it is missing; raises NoFifo, after 2 s where somebody follows it."""
+        """Make it where it is missing; raises NoFifo, after 2 s if another process follows it."""
         self.path = path
         self._begun = b""
         self.overflowed = False
-        """Whether the last look found it full: keepalived drops what does not fit."""
+        """Whether it was full when it was read last: keepalived drops what does not fit."""
         deadline = time.monotonic() + TAKEN_SECONDS
         while True:
             self._fd = _open(path)
@@ -38,16 +38,16 @@ class Fifo:
             os.close(self._fd)
             if time.monotonic() > deadline:
                 raise NoFifo(f"{path} is followed by another process: end that one first")
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def fileno(self) -> int:
         """For select(2)."""
         return self._fd
 
     def lines(self) -> list[bytes]:
-        """All whole lines that are there now; what is half a line waits for its other half."""
+        """All whole lines that are there now; half a line waits for its other half."""
         read = b""
-        limit = _CHUNK * 64  # a writer without end must not keep anybody here
+        limit = _CHUNK * 64  # a writer without end must not keep us here
         while len(read) < limit:
             try:
                 chunk = os.read(self._fd, _CHUNK)
@@ -69,7 +69,7 @@ class Fifo:
         return not os.path.samestat(found, os.fstat(self._fd))
 
     def close(self) -> None:
-        """Let another one follow it."""
+        """Let another process follow it."""
         os.close(self._fd)
 
 
@@ -94,7 +94,7 @@ def _open(path: str) -> int:
             opened = os.open(f"/proc/self/fd/{found}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         finally:
             os.close(found)
-        os.fchmod(opened, 0o600)  # whatever the umask; and who reads it takes our words away
+        os.fchmod(opened, 0o600)  # whatever the umask; another reader would take our lines away
     except OSError as error:
         raise NoFifo(f"{path}: {error.strerror}") from error
     return opened

@@ -1,4 +1,4 @@
-"""keepalived's words: a line of its FIFO, a notify script's arguments, its JSON dump."""
+"""keepalived's notifications: a line of its FIFO, a notify script's arguments; its JSON dump."""
 
 import re
 from typing import Any, NamedTuple
@@ -20,26 +20,26 @@ _STATE_NUMBERS = {1: State.BACKUP, 2: State.PRIMARY, 3: State.FAULT}
 
 
 class Notification(NamedTuple):
-    """What keepalived says of one instance or sync group."""
+    """What keepalived reports of one instance or sync group."""
 
     name: str
     state: State
     reassert: bool
-    """A primary that heard a lower-priority one: its entries are live, nothing is committed."""
+    """A primary that received a lower-priority advert: its entries are live, none is committed."""
 
 
 class Followed(NamedTuple):
-    """Whose words count: a sync group's or an instance's."""
+    """Whose notifications count: a sync group's or an instance's."""
 
     kind: str
     """``GROUP`` or ``INSTANCE``."""
     name: str
 
     def read_line(self, line: bytes) -> Notification | None:
-        """What a line of the FIFO, without its newline, says to us.
+        """The notification in a line of the FIFO, without its newline.
 
-        None for everybody else's words, priorities, words that nobody knows yet and garbage. A
-        sync group's MASTER_RX_LOWER_PRI comes from its instances alone (vrrp_notify.c).
+        None for another group or instance, a priority, an unknown state and garbage. A sync group's
+        MASTER_RX_LOWER_PRI comes from its instances alone (vrrp_notify.c).
         """
         match = _LINE.fullmatch(line.decode(errors="surrogateescape"))
         if match is None or match[3] not in STATES:
@@ -52,11 +52,11 @@ class Followed(NamedTuple):
 
 
 class Instance(NamedTuple):
-    """What keepalived says, when it is asked, of one VRRP instance."""
+    """What keepalived reports, when it is asked, of one VRRP instance."""
 
     name: str
     state: State | None
-    """None where it is in none yet."""
+    """None before its first one."""
     since: float
     """Of its last transition, or of keepalived's last reload: seconds of the wall clock."""
     promotions: int
@@ -81,12 +81,13 @@ def read_dump(dump: Any) -> tuple[Instance, ...]:
         raise ValueError("not a dump of keepalived's instances") from error
 
 
-def read_arguments(words: tuple[str, ...]) -> Notification:
+def read_arguments(arguments: tuple[str, ...]) -> Notification:
     """Read ``[GROUP|INSTANCE] NAME STATE [PRIORITY]``; raises ValueError with advice."""
-    rest = words[1:] if len(words) > 2 and words[0] in ("GROUP", "INSTANCE") else words
+    typed = len(arguments) > 2 and arguments[0] in ("GROUP", "INSTANCE")
+    rest = arguments[1:] if typed else arguments
     if not 2 <= len(rest) <= 3:
         raise ValueError("notify takes [GROUP|INSTANCE] NAME STATE [PRIORITY]")
-    name, word = rest[:2]
-    if word not in STATES:
-        raise ValueError(f"{word!r} is no state of keepalived's: use {', '.join(STATES)}")
-    return Notification(name, STATES[word], reassert=word == _REASSERT)
+    name, state = rest[:2]
+    if state not in STATES:
+        raise ValueError(f"{state!r} is no state of keepalived's: use {', '.join(STATES)}")
+    return Notification(name, STATES[state], reassert=state == _REASSERT)

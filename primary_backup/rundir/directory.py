@@ -9,7 +9,7 @@ import stat
 from typing import Any, NamedTuple
 
 from primary_backup.memory import Memory, from_json, to_json
-from primary_backup.system.proc import boot_id, look
+from primary_backup.system.proc import boot_id, find_process
 
 CONF = "conntrackd.conf"
 """The last one that a client accepted."""
@@ -202,7 +202,7 @@ class RunDir:
         words = os.pread(self._lock, 100, 0).decode(errors="replace").split()
         if len(words) != 2 or not words[0].isdecimal():
             return None
-        process = look(int(words[0]))
+        process = find_process(int(words[0]))
         return Holder(int(words[0]), words[1], process.stopped) if process else None
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from primary_backup.plan import State
 from primary_backup.rundir.directory import RunDir
-from primary_backup.system.proc import Issued, boot_id, look
+from primary_backup.system.proc import Issued, boot_id, find_process
 
 
 class Ticket(NamedTuple):
@@ -36,7 +36,7 @@ class Ticket(NamedTuple):
     @property
     def is_running(self) -> bool:
         """Whether its process is."""
-        process = look(self.issued.pid)
+        process = find_process(self.issued.pid)
         return process is not None and process.issued.ticks == (self.started or self.issued.ticks)
 
 

@@ -600,7 +600,7 @@ def test_a_backup_that_is_typed_on_the_live_primary_purges_nothing_unless_it_is_
     event = pair.fw1.hook_json("backup")
 
     assert event["outcome"] == "degraded"
-    assert "keepalived says that this node is master of VI_1, VI_2" in event["reason"]
+    assert "keepalived reports that this node is master of VI_1, VI_2" in event["reason"]
     assert "-t" not in asked(event)
     stays(
         lambda: pair.fw1.kernel_entries() >= COUNT,
@@ -625,7 +625,7 @@ def test_no_variable_makes_a_backup_purge_the_live_primary(lab: Lab) -> None:
     ended = pair.fw1.run(HOOK, "backup", "--json", check=False, env=forced)
 
     event = json.loads(ended.stdout)
-    assert "keepalived says that this node is master of VI_1, VI_2" in event["reason"]
+    assert "keepalived reports that this node is master of VI_1, VI_2" in event["reason"]
     assert "-t" not in asked(event)
 
 
@@ -689,7 +689,7 @@ def test_a_primary_that_is_typed_on_the_backup_spoils_no_failover(pair: Pair, wi
     event = pair.fw2.hook_json("primary")
 
     assert event["outcome"] == "degraded"
-    assert "keepalived says that this node is backup" in event["reason"]
+    assert "keepalived reports that this node is backup" in event["reason"]
     if wiring == "fifo":
         pair.fw2.start_follower()
         assert finished(pair.fw2, "backup", earlier)[0]["outcome"] == "ok"

@@ -113,7 +113,7 @@ def test_a_users_processes_named_keepalived_neither_delay_nor_blind_a_promotion(
         said = pair.fw2.events("keepalived.asked")[-1]
         assert (said["outcome"], said["reason"].rpartition("; ")[2]) == (
             "ok",
-            "keepalived says backup",
+            "keepalived reports backup",
         )
 
         pair.fw1.cut()
@@ -246,7 +246,7 @@ def test_a_follower_that_could_not_ask_promotes_a_master_once_it_can(lab: Lab) -
     firewall.run("rmdir", f"{DUMPS}/keepalived.json")
 
     firewall.until(lambda: firewall.events("transition.finished"), HEALED, "is promoted")
-    assert finished(firewall, "primary")[0]["cause"].endswith("keepalived says primary")
+    assert finished(firewall, "primary")[0]["cause"].endswith("keepalived reports primary")
 
 
 def test_a_hook_that_may_not_identify_keepalived_purges_nothing(lab: Lab) -> None:
