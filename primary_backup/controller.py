@@ -1,6 +1,5 @@
 """One transition: take the turn, decide, carry out, report, remember."""
 
-import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,12 +13,12 @@ from primary_backup.intent import Intent, Kind
 from primary_backup.memory import Last, Memory
 from primary_backup.plan import STARTS_DAEMON, State, Step, StepName
 from primary_backup.proof import ENDED, Outcome, StepResult, Verdict
-from primary_backup.record import advice, conclude, step_event, step_fields
+from primary_backup.record import conclude, final_event, step_event
 from primary_backup.requests import Requests
 from primary_backup.rundir.turn import Caller, Halted, Stuck, Turn
 from primary_backup.settings import Settings
 from primary_backup.system.kernel import observe
-from primary_backup.system.proc import boot_id, boot_seconds, own_start
+from primary_backup.system.proc import boot_id, boot_seconds
 from primary_backup.transition import Transition
 
 Emit = Callable[[str, dict[str, Any]], str]
@@ -38,22 +37,14 @@ class Ending(NamedTuple):
     trouble: tuple[str, ...]
 
 
-def enter(intent: Intent, settings: Settings, emit: Emit, caller: Caller | None = None) -> Ending:
-    """Carry out one intent: one transition, to its record; without a caller, as a hook."""
-    controller = _Controller(intent, settings, emit, caller or _hook())
+def enter(intent: Intent, settings: Settings, emit: Emit, caller: Caller) -> Ending:
+    """Carry out one intent: one transition, to its record."""
+    controller = _Controller(intent, settings, emit, caller)
     try:
         controller.carry_out()
         return controller.conclude()
     finally:
         controller.leave()
-
-
-def _hook() -> Caller:
-    """This whole process, which ends when it receives a signal."""
-    signals: list[str] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda n, _: signals.append(signal.Signals(n).name))
-    return Caller(own_start(), signals)
 
 
 class _Controller:
@@ -135,7 +126,10 @@ class _Controller:
         daemon = self._accepted.daemon
         past = self._memory.past(self._state, boot_seconds())
         last = Last(self._name, self._caller.issued, self._state, time.time())
-        self._write(self._memory.begun(last, decision.steps, live=decision.live))
+        begun = self._memory.begun(last, decision.steps, live=decision.live)
+        # Once: a stop that comes meanwhile ends the promotion for good.
+        promotes = begun.promotion is not None and begun.promotion.transition == self._name
+        self._write(begun, promotes=promotes)
         steps = decision.steps
         if not self._turn.records:  # a purge that is not remembered cannot be cancelled
             steps = tuple(step for step in steps if step.name is not StepName.PURGE)
@@ -164,9 +158,7 @@ class _Controller:
         if self._accepted.note:
             self._notes.append(self._accepted.note)
 
-    def _write(self, memory: Memory) -> None:
-        promotion = memory.promotion
-        promotes = promotion is not None and promotion.transition == self._name
+    def _write(self, memory: Memory, *, promotes: bool = False) -> None:
         daemon = self._accepted.daemon.identity()
         self._memory = self._turn.write(memory, daemon, promotes=promotes)
 
@@ -229,7 +221,12 @@ class _Controller:
             verdict = verdict._replace(outcome=Outcome.DEGRADED)
         self._ended = verdict.outcome
         verdict = verdict._replace(reason="; ".join((verdict.reason, *notes)))
-        event = self._event(verdict)
+        event = {
+            **final_event(self._name, self._intent, verdict, results),
+            "seconds": round(boot_seconds() - self._began, 3),
+            "waited_seconds": round(self._began - self._caller.issued.seconds, 3),
+            "kernel_entries": observe().entries,
+        }
         line = self._emit("transition.finished", event)
         self._remember(verdict.outcome, line)
         trouble = self._accepted.invalid
@@ -238,23 +235,6 @@ class _Controller:
         return Ending(
             verdict.outcome, event, line, (*self._turn.trouble, *([trouble] if trouble else ()))
         )
-
-    def _event(self, verdict: Verdict) -> dict[str, Any]:
-        commit = next((result.commit for result in self._results if result.commit), None)
-        return {
-            "transition": self._name,
-            "state": self._state.value,
-            "cause": self._intent.cause,
-            "outcome": verdict.outcome.value,
-            "reason": verdict.reason,
-            "advice": advice(self._state, verdict),
-            "seconds": round(boot_seconds() - self._began, 3),
-            "expected": commit.expected if commit else None,
-            "recovered": commit.recovered if commit else 0,
-            "kernel_entries": observe().entries,
-            "waited_seconds": round(self._began - self._caller.issued.seconds, 3),
-            "steps": [step_fields(result) for result in self._results],
-        }
 
     def _remember(self, outcome: Outcome, line: str) -> None:
         last = self._memory.last

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from primary_backup.intent import Intent, Kind
-from primary_backup.memory import Memory, proven_after
-from primary_backup.plan import Replication, State, Step, plan, purge, refresh
+from primary_backup.memory import Memory
+from primary_backup.plan import Replication, State, Step, plan, refresh
 from primary_backup.proof import ENDED, Outcome, is_committed
 from primary_backup.system.proc import Issued
 
@@ -51,7 +51,7 @@ def decide(
         return Decision(nothing=f"already done by transition {last.transition}")
     match intent.kind:
         case Kind.PURGE:
-            return Decision(purge(replication))
+            return Decision(plan(State.FAULT, replication))  # as guarded as that of a fault
         case Kind.REFRESH if not _must_cancel(state, memory, observed.boot):
             return Decision(refresh(state, replication), live=True)
         case Kind.REFRESH:
@@ -90,7 +90,7 @@ def _is_done(state: State, memory: Memory, issued: Issued) -> bool:
         return False
     if state is State.PRIMARY and not memory.has_committed:
         return False
-    return proven_after(memory.last, issued)
+    return memory.last.is_proven_after(issued)
 
 
 def _must_cancel(state: State, memory: Memory, boot: float) -> bool:

@@ -6,13 +6,11 @@ it; nothing here reads a file or a clock. Times named ``boot`` are seconds on CL
 
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from primary_backup.plan import PURGES, State, Step, StepName, When
 from primary_backup.proof import ENDED, Kernel, Left, Outcome, StepResult
 from primary_backup.system.proc import TICKS_PER_SECOND, Issued
-
-T = TypeVar("T")
 
 PURGE_MARGIN_SECONDS = 5.0
 """A purge that is late is still pending."""
@@ -36,6 +34,10 @@ class Last(NamedTuple):
     """None while it is under way, or where its process was killed."""
     proven: float | None = None
     """When it had proven all of its steps (boot); None if it did not."""
+
+    def is_proven_after(self, issued: Issued) -> bool:
+        """Whether that was after a notification was issued, by whole ticks."""
+        return self.proven is not None and int(self.proven * TICKS_PER_SECOND) > issued.ticks
 
 
 class Promotion(NamedTuple):
@@ -101,8 +103,6 @@ class Memory(NamedTuple):
     deferred: bool = False
     """A purge was not asked for, because it was not safe yet."""
 
-    # -- questions --------------------------------------------------------------------------
-
     def of(self, daemon: SocketIdentity | None) -> "Memory":
         """What is left of it for this daemon: another one has lost everything but what it lacks."""
         if daemon is not None and daemon == self.daemon:
@@ -136,8 +136,6 @@ class Memory(NamedTuple):
         if self.last is not None and self.last.outcome in ENDED:
             return None
         return Earlier(self.promotion.before, self.promotion.committed)
-
-    # -- what changes it --------------------------------------------------------------------
 
     def begun(self, last: Last, steps: tuple[Step, ...], *, live: bool) -> "Memory":
         """A transition is about to ask these steps.
@@ -204,11 +202,6 @@ class Memory(NamedTuple):
         return self if self.last is None else self._replace(last=self.last._replace(issued=issued))
 
 
-def proven_after(last: Last, issued: Issued) -> bool:
-    """Whether a transition was proven after that notification was issued, by whole ticks."""
-    return last.proven is not None and int(last.proven * TICKS_PER_SECOND) > issued.ticks
-
-
 def to_json(memory: Memory, boot_id: str) -> str:
     """A memory as it is stored, with the boot it belongs to; a record is an array."""
     stored = {"boot": boot_id, **memory._asdict()}
@@ -235,7 +228,7 @@ def from_json(text: str, boot_id: str) -> Memory:
         raise ValueError(f"not a memory: {error}") from error
 
 
-def _each(stored: list[Any] | None, read: Callable[[list[Any]], T]) -> T | None:
+def _each(stored: list[Any] | None, read: Callable[[list[Any]], Any]) -> Any:
     return None if stored is None else read(stored)
 
 

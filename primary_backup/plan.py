@@ -75,10 +75,8 @@ class When(Enum):
     ALWAYS = "always"
     COMMIT_PROVEN = "if the commit is proven"
     COMMIT_UNPROVEN = "if the commit is not proven"
-    UNCOMMITTED = "if a promotion left uncommitted copies"
-    UNCOMMITTED_COVERED = (
-        "if a promotion left uncommitted copies and the peer now holds our connections"
-    )
+    UNCOMMITTED = "if uncommitted copies are left"
+    UNCOMMITTED_COVERED = "if uncommitted copies are left and the peer now holds our connections"
     PEER_COVERS = "if the peer is proven to hold our connections"
     PURGE_PENDING = "if a purge of ours is pending and the peer is not proven to hold them"
     PURGE_PENDING_EMPTY = "as before, and the external cache is empty"
@@ -104,23 +102,20 @@ COMMIT = Step(
     why="insert the peer's connections into the kernel, and cancel a pending purge",
     proof="the kernel's insert counter rises by what the external cache holds",
 )  # fmt: skip
-COMMIT_NOTHING = Step(
-    StepName.COMMIT, ("-c",),
+COMMIT_NOTHING = COMMIT._replace(
     why="cancel a pending purge; the connections are in the kernel already",
-    proof="the daemon answers; kernel_entries tells the replica's size",
-)  # fmt: skip
+    proof="the daemon answers; kernel_entries is the replica's size",
+)
 FLUSH = Step(
     StepName.FLUSH, ("-f",),
     why="drop the used external copy and an internal cache that a big commit left incomplete",
     proof="the external cache is nearly empty",
     when=When.COMMIT_PROVEN,
 )  # fmt: skip
-FLUSH_EXTERNAL = Step(
-    StepName.FLUSH, ("-f", "external"),
+FLUSH_EXTERNAL = FLUSH._replace(
+    options=("-f", "external"),
     why="drop the used external copy; a plain -f would flush the kernel table here",
-    proof="the external cache is nearly empty",
-    when=When.COMMIT_PROVEN,
-)  # fmt: skip
+)
 FLUSH_INTERNAL = Step(
     StepName.FLUSH_INTERNAL, ("-f", "internal"),
     why="cancel a pending purge and drop the internal cache, keep the only external copy",
@@ -133,6 +128,16 @@ RESYNC = Step(
     why="rebuild the internal cache from the kernel table",
     proof="the internal cache holds what was recovered",
 )  # fmt: skip
+POLL = Step(
+    StepName.POLL, ("-s",),
+    why="start a conntrackd that is down; nothing else is to be asked",
+    proof="the daemon answers",
+)  # fmt: skip
+CHECK_UNCOMMITTED = POLL._replace(
+    why="report copies that an earlier promotion left: its connections may be missing here",
+    proof="the external cache is nearly empty",
+    when=When.UNCOMMITTED,
+)
 BULK_SEND = Step(
     StepName.BULK_SEND, ("-B",),
     why="push every connection to the peer",
@@ -155,24 +160,13 @@ PURGE = Step(
     proof="none: conntrackd flushes the kernel table PurgeTimeout later",
     when=When.PEER_COVERS,
 )  # fmt: skip
-CHECK_UNCOMMITTED = Step(
-    StepName.POLL, ("-s",),
-    why="report copies that an earlier promotion left: its connections may be missing here",
-    proof="the external cache is nearly empty",
-    when=When.UNCOMMITTED,
-)  # fmt: skip
 DISARM = Step(
     StepName.DISARM, ("-f", "internal"),
     why="cancel a purge that would destroy connections nobody else is proven to hold",
     proof="the resync after it",
     when=When.PURGE_PENDING,
 )  # fmt: skip
-DISARM_RESYNC = Step(
-    StepName.RESYNC, ("-R",),
-    why=RESYNC.why,
-    proof=RESYNC.proof,
-    when=When.PURGE_PENDING,
-)  # fmt: skip
+DISARM_RESYNC = RESYNC._replace(when=When.PURGE_PENDING)
 DISARM_BY_COMMIT = Step(
     StepName.DISARM, ("-c",),
     why="cancel the purge; -f internal would flush the kernel table here",
@@ -243,13 +237,6 @@ def _purge(replication: Replication) -> tuple[Step, ...]:
     return (PURGE, DISARM, DISARM_RESYNC)
 
 
-POLL = Step(
-    StepName.POLL, ("-s",),
-    why="start a conntrackd that is down; nothing else is to be asked",
-    proof="the daemon answers",
-)  # fmt: skip
-
-
 def refresh(state: State, replication: Replication | None) -> tuple[Step, ...]:
     """What brings a node in that state back in sync, when its daemon or its peer came back.
 
@@ -260,8 +247,3 @@ def refresh(state: State, replication: Replication | None) -> tuple[Step, ...]:
         return plan(State.BACKUP, replication) or (POLL,)
     steps = _resend(replication)
     return steps if any(step.when is When.ALWAYS for step in steps) else (POLL, *steps)
-
-
-def purge(replication: Replication | None) -> tuple[Step, ...]:
-    """What purges a node whose purge was deferred, now that it is safe."""
-    return plan(State.FAULT, replication)

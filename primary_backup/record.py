@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from primary_backup.intent import Intent
 from primary_backup.plan import State, StepName
 from primary_backup.proof import Outcome, StepResult, Verdict
 
@@ -23,12 +24,30 @@ def conclude(state: State, steps: tuple[StepResult, ...], signals: list[str]) ->
     return verdict
 
 
-def advice(state: State, verdict: Verdict) -> str:
+def _advice(state: State, verdict: Verdict) -> str:
     """What to type next; a promotion that did not end well always has some."""
     return verdict.advice or (_ADVICE.get(verdict.outcome, "") if state is State.PRIMARY else "")
 
 
-def step_fields(result: StepResult) -> dict[str, Any]:
+def final_event(
+    transition: str, intent: Intent, verdict: Verdict, steps: tuple[StepResult, ...]
+) -> dict[str, Any]:
+    """The final event, but for its times and the kernel table's size."""
+    commit = next((step.commit for step in steps if step.commit), None)
+    return {
+        "transition": transition,
+        "state": intent.state.value,
+        "cause": intent.cause,
+        "outcome": verdict.outcome.value,
+        "reason": verdict.reason,
+        "advice": _advice(intent.state, verdict),
+        "expected": commit.expected if commit else None,
+        "recovered": commit.recovered if commit else 0,
+        "steps": [_step_fields(step) for step in steps],
+    }
+
+
+def _step_fields(result: StepResult) -> dict[str, Any]:
     """One step, as the final event lists it."""
     return {
         "name": result.name.value,
@@ -42,7 +61,7 @@ def step_fields(result: StepResult) -> dict[str, Any]:
 
 def step_event(transition: str, state: State, result: StepResult) -> dict[str, Any]:
     """One step, as it is logged; of a commit, with what was observed of it."""
-    fields = step_fields(result)
+    fields = _step_fields(result)
     step = fields.pop("name")  # a name that logging keeps for itself
     fields = {"transition": transition, "state": state.value, "step": step, **fields}
     if result.commit is not None:

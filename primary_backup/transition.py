@@ -24,10 +24,7 @@ from primary_backup.purge import Purging
 from primary_backup.requests import Requests
 from primary_backup.rundir.turn import Halted
 
-_NO_REPLICA = (
-    "when packets of the peer arrive again, a follower asks again by itself; without one run "
-    "`ftfw-transition backup`"
-)
+_ASK_AGAIN = "a follower asks again by itself; without one run `ftfw-transition backup` later"
 
 
 class Transition:
@@ -71,16 +68,8 @@ class Transition:
         for step in self._plan:
             result = self._not_asked(step, ended) if ended is not None else self._result(step)
             for start in self._requests.starts[reported:]:
-                yield self._with_facts(
-                    StepResult(
-                        StepName.START,
-                        start.command,
-                        Outcome.OK,
-                        start.reason,
-                        attempts=1,
-                        seconds=start.seconds,
-                    )
-                )
+                started = StepResult(StepName.START, start.command, Outcome.OK, start.reason)
+                yield self._with_facts(started._replace(attempts=1, seconds=start.seconds))
             reported = len(self._requests.starts)
             yield result
             if ended is None and result.outcome is Outcome.FAILED:
@@ -102,16 +91,11 @@ class Transition:
             verdict = Verdict(Outcome.SUPERSEDED, str(why))
         except (Unreached, Unanswered, Refused, Unstartable) as error:
             verdict = Verdict(Outcome.FAILED, str(error))
-        return self._with_facts(
-            StepResult(
-                step.name,
-                self._requests.daemon.command(step.options),
-                *verdict,
-                self._requests.attempts,
-                round(self._requests.clock() - began, 4),
-                self._commit if step.name is StepName.COMMIT else None,
-            )
-        )
+        command = self._requests.daemon.command(step.options)
+        seconds = round(self._requests.clock() - began, 4)
+        commit = self._commit if step.name is StepName.COMMIT else None
+        attempts = self._requests.attempts
+        return self._with_facts(StepResult(step.name, command, *verdict, attempts, seconds, commit))
 
     def _with_facts(self, result: StepResult) -> StepResult:
         return result._replace(
@@ -249,7 +233,7 @@ class Transition:
         after = self._peer.answer(before)
         if not self._peer.receiving:
             reason = "no packets from the peer on the dedicated link: this node holds no fresh copy"
-            return Verdict(Outcome.DEGRADED, reason, _NO_REPLICA)
+            return Verdict(Outcome.DEGRADED, reason, _ASK_AGAIN)
         received = after.replicated - before.replicated
         if received == 0:
             return Verdict(Outcome.OK, "peer is running, nothing to replicate")

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -272,6 +273,25 @@ def test_help_and_version_are_no_transition(node: Node, option: str) -> None:
     assert node.calls == []
 
 
+# -- who asked ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("primary",), ("notify", "GROUP", "G1", "MASTER")])
+@pytest.mark.parametrize("parent", ["keepalived", "another program"])
+def test_the_cause_tells_a_hook_from_a_typed_command(
+    node: Node, tmp_path: Path, parent: str, words: tuple[str, ...]
+) -> None:
+    """A hook is a child of the installed keepalived, by its executable."""
+    shell = shutil.which("sh")
+    assert shell is not None
+    keepalived = Path(shutil.copy(shell, tmp_path / "keepalived"))
+    runs = str(keepalived) if parent == "keepalived" else shell
+    arguments = node.arguments("--keepalived", str(keepalived), *words)
+    ended = node.spawn([runs, "-c", '"$@"; exit $?', "sh", *arguments]).wait()
+    who = "keepalived hook" if parent == "keepalived" else "command"
+    assert ended.event["cause"] == f"{who}: {' '.join(words)}"
+
+
 # -- dry run ------------------------------------------------------------------------------------
 
 
@@ -319,6 +339,69 @@ def test_a_dry_run_without_a_plan_says_so(node: Node, text: str | None) -> None:
     assert ended.code == 1
     (line,) = ended.lines
     assert line.count(str(node.config)) == 1
+
+
+def announced(node: Node, state: str) -> list[str]:
+    """The requests that a dry run announces, but for those that it knows are not made now."""
+    lines = node.run(state, "--dry-run").out.splitlines()
+    command = f"{node.client} -C {node.config} "
+    return [
+        line.partition(command)[2]
+        for line, when in pairwise(lines)
+        if command in line and "not now" not in when
+    ]
+
+
+def test_a_dry_run_before_a_promotion_announces_its_commit(node: Node) -> None:
+    """Nothing is remembered of this boot, and it says so."""
+    assert "no transition is remembered" in node.run("primary", "--dry-run").out
+    assert announced(node, "primary") == ["-c", "-f", "-f internal", "-R", "-B"]
+
+
+def test_a_dry_run_after_a_promotion_announces_what_is_asked_then(node: Node) -> None:
+    """The same decision, with the same memory: a second primary commits nothing."""
+    promoted(node)
+    requests = announced(node, "primary")
+    assert "the last transition was primary: ok" in node.run("primary", "--dry-run").out
+    before = len(node.asked)
+    promoted(node)
+    assert node.asked[before:] == requests == ["-f internal", "-R", "-B"]
+
+
+def test_a_dry_run_of_another_daemon_announces_a_first_promotion(node: Node) -> None:
+    """A daemon that was restarted since has committed nothing."""
+    promoted(node)
+    node.socket.rename(node.world / "old")
+    node.socket.touch()
+    assert "conntrackd was restarted" in node.run("primary", "--dry-run").out
+    assert announced(node, "primary")[0] == "-c"
+
+
+def test_a_dry_run_with_a_pending_purge_announces_that_it_may_be_cancelled(node: Node) -> None:
+    """Without one, there is nothing to cancel; the seconds that are left are named."""
+    node.has(internal=3, external=3)
+    assert announced(node, "fault") == ["-t"]
+    assert node.run("fault").code == 0
+    assert "-t" in node.asked
+    assert "a purge is pending for" in node.run("fault", "--dry-run").out
+    assert announced(node, "fault") == ["-t", "-f internal", "-R"]
+
+
+def test_a_dry_run_with_uncommitted_copies_names_them(node: Node) -> None:
+    """A backup would drop them, once the peer holds what is here."""
+    assert "-f external" not in announced(node, "backup")
+    node.has(external=1_000)
+    assert node.run("primary").code == 3
+    assert "uncommitted copies are left" in node.run("backup", "--dry-run").out
+    assert "-f external" in announced(node, "backup")
+
+
+def test_a_dry_run_does_what_it_can_without_a_run_directory(node: Node) -> None:
+    """As a transition does."""
+    node.run_dir.touch()
+    ended = node.run("primary", "--dry-run")
+    assert (ended.code, ended.err) == (0, "")
+    assert f"nothing is remembered: run directory {node.run_dir}" in ended.out
 
 
 # -- how a transition ends ----------------------------------------------------------------------
@@ -794,6 +877,20 @@ def test_a_second_primary_commits_nothing(node: Node) -> None:
     assert ended.code == 0
 
 
+def test_a_second_primary_is_degraded_while_uncommitted_copies_are_there(node: Node) -> None:
+    """The connections of these copies may be missing in the kernel table: ok would hide it."""
+    node.has(external=1_000)
+    assert node.run("primary").code == 3
+    second = node.run("primary")
+    assert (second.code, second.step("poll")["outcome"]) == (3, "degraded")
+    assert "1000 uncommitted copies" in second.event["reason"]
+    assert "conntrackd -c" in second.event["advice"]
+    node.has(external=0)
+    third = node.run("primary")
+    assert (third.code, third.step("poll")["outcome"]) == (0, "ok")
+    assert node.run("primary").step("poll")["outcome"] == "skipped"
+
+
 def test_a_primary_that_heard_a_rival_commits_nothing_whatever_was_typed(node: Node) -> None:
     """keepalived has called it master all along."""
     promoted(node)
@@ -815,6 +912,18 @@ def test_a_re_assertion_is_no_promotion(node: Node) -> None:
     node.run("notify", "INSTANCE", "VI_1", "MASTER_RX_LOWER_PRI", "150")
     promoted(node)
     assert node.asked.count("-c") == 1
+
+
+def test_a_stop_in_the_middle_of_a_promotion_makes_the_next_a_first_one(node: Node) -> None:
+    """keepalived has stopped: what the promotion still records does not bring it back."""
+    node.on("-c", WAITS)
+    hook = node.start("primary")
+    until((node.world / "committing").exists, "the commit runs")
+    assert node.run("stop").code == 0
+    node.tell("go")
+    assert hook.wait().code == 0
+    promoted(node)
+    assert node.asked.count("-c") == 2
 
 
 @pytest.mark.parametrize("between", ["backup", "fault"])
@@ -1030,7 +1139,9 @@ import json, os, sys, time
 from primary_backup.controller import enter
 from primary_backup.intent import Intent
 from primary_backup.plan import State
+from primary_backup.rundir.turn import Caller
 from primary_backup.settings import Settings
+from primary_backup.system.proc import own_start
 
 world, *settings, message, outcome = sys.argv[1:]
 
@@ -1041,7 +1152,8 @@ def emit(name, fields):
             time.sleep(0.005)
     return json.dumps(fields)
 
-print(enter(Intent(State.PRIMARY, "test"), Settings(*settings), emit).outcome.value)
+caller = Caller(own_start(), [])
+print(enter(Intent(State.PRIMARY, "test"), Settings(*settings), emit, caller).outcome.value)
 """
 
 

@@ -18,7 +18,6 @@ from primary_backup.plan import (
     Step,
     StepName,
     plan,
-    purge,
     refresh,
 )
 from primary_backup.proof import Kernel, Outcome
@@ -127,7 +126,7 @@ TABLE = [
         refresh(State.BACKUP, FTFW),
     ),
     # A purge that was deferred.
-    ("purged", Kind.PURGE, State.BACKUP, left(State.BACKUP), purge(FTFW)),
+    ("purged", Kind.PURGE, State.BACKUP, left(State.BACKUP), plan(State.FAULT, FTFW)),
     # What keepalived reports when it is asked.
     ("resumed backup, degraded", Kind.RESUME, State.BACKUP,
      left(State.BACKUP, Outcome.DEGRADED), plan(State.BACKUP, FTFW)),

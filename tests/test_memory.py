@@ -15,7 +15,6 @@ from primary_backup.memory import (
     Promotion,
     Purge,
     from_json,
-    proven_after,
     to_json,
 )
 from primary_backup.plan import (
@@ -303,12 +302,12 @@ def test_a_notification_that_asks_nothing_is_the_newest_all_the_same() -> None:
 def test_what_was_proven_in_the_same_tick_may_have_been_before(ticks: int, *, after: bool) -> None:
     """A notification is dated in ticks, and may well have come after the work within its own."""
     proven = last(State.BACKUP)._replace(proven=NOW + 0.5 / TICKS_PER_SECOND)
-    assert proven_after(proven, Issued(int(NOW * TICKS_PER_SECOND) + ticks, 7)) is after
+    assert proven.is_proven_after(Issued(int(NOW * TICKS_PER_SECOND) + ticks, 7)) is after
 
 
 def test_what_was_not_proven_was_proven_after_nothing() -> None:
     """Only an ok is a proof."""
-    assert not proven_after(last(State.BACKUP), Issued(0, 0))
+    assert not last(State.BACKUP).is_proven_after(Issued(0, 0))
 
 
 # -- as it is stored ----------------------------------------------------------------------------

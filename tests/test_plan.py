@@ -13,7 +13,6 @@ from primary_backup.plan import (
     StepName,
     When,
     plan,
-    purge,
     refresh,
 )
 
@@ -242,9 +241,3 @@ def test_any_other_node_is_in_sync_again_as_a_backup(
     """A node in fault may be promoted next, and needs the peer's connections then."""
     steps = refresh(state, replication)
     assert asked(steps) == (asked(plan(State.BACKUP, replication)) or (("-s", When.ALWAYS),))
-
-
-@pytest.mark.parametrize("replication", EVERY)
-def test_a_deferred_purge_is_that_of_a_fault(replication: Replication | None) -> None:
-    """As guarded as that one, and nothing where the kernel table is the replica."""
-    assert asked(purge(replication)) == asked(plan(State.FAULT, replication))

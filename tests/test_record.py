@@ -1,10 +1,13 @@
 """record.py: how a transition ended, from the results of its steps."""
 
+from typing import Any
+
 import pytest
 
+from primary_backup.intent import Intent
 from primary_backup.plan import State, StepName
 from primary_backup.proof import Commit, Outcome, StepResult, Verdict
-from primary_backup.record import advice, conclude, step_event
+from primary_backup.record import conclude, final_event, step_event
 
 OK, DEGRADED, FAILED, SUPERSEDED = (
     Outcome.OK, Outcome.DEGRADED, Outcome.FAILED, Outcome.SUPERSEDED,
@@ -21,6 +24,11 @@ def step(
 def concluded(state: State, *steps: StepResult, signals: tuple[str, ...] = ()) -> Verdict:
     """How a transition with these results ended."""
     return conclude(state, steps, list(signals))
+
+
+def advised(state: State, verdict: Verdict) -> Any:
+    """What the final event advises."""
+    return final_event("id", Intent(state, "test"), verdict, ())["advice"]
 
 
 @pytest.mark.parametrize("worst", [DEGRADED, FAILED, SUPERSEDED])
@@ -110,8 +118,8 @@ def test_a_signal_is_not_named_twice_nor_where_a_newer_one_took_over(result: Ste
 @pytest.mark.parametrize("outcome", [FAILED, DEGRADED])
 def test_a_promotion_that_did_not_end_well_always_has_advice(outcome: Outcome) -> None:
     """Its own if the proof gave one."""
-    assert advice(State.PRIMARY, Verdict(outcome, "why"))
-    assert advice(State.PRIMARY, Verdict(outcome, "why", "do this")) == "do this"
+    assert advised(State.PRIMARY, Verdict(outcome, "why"))
+    assert advised(State.PRIMARY, Verdict(outcome, "why", "do this")) == "do this"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +127,7 @@ def test_a_promotion_that_did_not_end_well_always_has_advice(outcome: Outcome) -
 )
 def test_there_is_no_advice_where_there_is_nothing_to_type(state: State, outcome: Outcome) -> None:
     """Nothing is wrong, or the step itself would have said what to do."""
-    assert advice(state, Verdict(outcome, "why")) == ""
+    assert advised(state, Verdict(outcome, "why")) == ""
 
 
 def test_the_event_of_a_commit_has_what_was_observed_of_it() -> None:
@@ -141,3 +149,15 @@ def test_no_other_event_has_it(name: str) -> None:
     event = step_event("id", State.PRIMARY, step(name))
 
     assert {"expected", "recovered", "kernel_entries"}.isdisjoint(event)
+
+
+def test_the_final_event_has_the_commit_s_figures_and_every_step() -> None:
+    """Nothing was expected, and nothing recovered, where no commit was observed."""
+    commit = step("commit", OK, "2 of 3")._replace(commit=Commit(3, 2, 7))
+    event = final_event("id", Intent(State.PRIMARY, "typed"), Verdict(OK, "why"), (commit,))
+    blank = final_event("id", Intent(State.FAULT, "typed"), Verdict(OK, "why"), ())
+
+    assert (event["expected"], event["recovered"]) == (3, 2)
+    assert [each["name"] for each in event["steps"]] == ["commit"]
+    assert (blank["expected"], blank["recovered"], blank["steps"]) == (None, 0, [])
+    assert (blank["state"], blank["cause"], blank["reason"]) == ("fault", "typed", "why")

@@ -1,6 +1,7 @@
 """``--dry-run``: what a command would ask of conntrackd on this node now."""
 
 import contextlib
+import os
 
 from primary_backup.conntrackd.accepted import Accepted, Invalid
 from primary_backup.conntrackd.client import Daemon
@@ -22,7 +23,8 @@ def describe(intent: Intent, settings: Settings) -> list[str]:
             run_dir = RunDir(settings.run_dir, changes=False)
             opened.callback(run_dir.close)
         except Unusable as error:
-            trouble = f"nothing is remembered: {error}"
+            if os.path.lexists(settings.run_dir):
+                trouble = f"nothing is remembered: {error}"
         accepted = Accepted(settings, intent.state, run_dir)
         accepted.load()
         if accepted.daemon.conf is None or accepted.replication is None:

@@ -12,16 +12,16 @@ from primary_backup.keepalived.notify import read_arguments
 @dry_run
 @force
 @json
-@click.argument("words", nargs=-1, metavar="[GROUP|INSTANCE] NAME STATE [PRIORITY]")
+@click.argument("arguments", nargs=-1, metavar="[GROUP|INSTANCE] NAME STATE [PRIORITY]")
 @click.pass_obj
-def notify(common: Common, /, words: tuple[str, ...], **options: bool) -> None:
+def notify(common: Common, /, arguments: tuple[str, ...], **options: bool) -> None:
     """Do the same from the arguments of keepalived's generic notify."""
     try:
-        notification = read_arguments(words)
+        notification = read_arguments(arguments)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     kind = Kind.REASSERT if notification.reassert else Kind.BECOME
-    cause = f"command: notify {' '.join(words)}"
+    cause = f"notify {' '.join(arguments)}"
     become(Intent(notification.state, cause, kind), common, **options)
 
 

@@ -1,5 +1,7 @@
 """``primary``, ``backup``, ``fault`` and ``stop``: one transition, and its exit status."""
 
+import os
+import signal
 import sys
 
 import click
@@ -17,6 +19,9 @@ from primary_backup.conntrackd.accepted import Invalid
 from primary_backup.controller import enter
 from primary_backup.intent import Intent
 from primary_backup.plan import PURGES, State
+from primary_backup.rundir.turn import Caller
+from primary_backup.system.identity import Identity, Program, identify
+from primary_backup.system.proc import own_start
 
 dry_run = click.option(
     "--dry-run", is_flag=True, help="Print what would be asked on this node now, touch nothing."
@@ -37,7 +42,7 @@ def become(
     as_json: bool,
     force: bool = False,
 ) -> None:
-    """Carry out an intent, or print its plan, and exit."""
+    """Carry out an intent whose cause is its command line, or print its plan, and exit."""
     if dry_run:
         from primary_backup.commands.dry_run import describe  # a promotion needs nothing of it
 
@@ -46,8 +51,12 @@ def become(
         except Invalid as error:
             fail(*error.args)
         return
+    keepalived = Program.at(common.settings.keepalived, "keepalived")
+    is_hook = identify(os.getppid(), keepalived) is Identity.INSTALLED
+    cause = f"{'keepalived hook' if is_hook else 'command'}: {intent.cause}"
     emitter = Emitter(common.log_level)
-    ending = enter(intent._replace(force=force), common.settings, emitter)
+    intent = intent._replace(cause=cause, force=force)
+    ending = enter(intent, common.settings, emitter, _caller())
     # All is done and written down: now a terminal may take its time.
     try:
         emitter.show()
@@ -59,9 +68,17 @@ def become(
     sys.exit(EXIT_STATUS[ending.outcome])
 
 
+def _caller() -> Caller:
+    """This whole process, which ends when it receives a signal."""
+    signals: list[str] = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda n, _: signals.append(signal.Signals(n).name))
+    return Caller(own_start(), signals)
+
+
 def _command(state: State, text: str) -> click.Command:
     def transition(common: Common, /, **options: bool) -> None:
-        become(Intent(state, f"command: {state.value}"), common, **options)
+        become(Intent(state, state.value), common, **options)
 
     function = click.pass_obj(transition)
     for option in (json, dry_run, *([force] if state in PURGES else [])):

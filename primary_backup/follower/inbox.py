@@ -75,6 +75,17 @@ class Inbox:
         if self.read() is None:
             self._put(intent, issued)
 
+    def supersedes(self, running: Intent) -> str | None:
+        """Why a notification that waits makes the one that is carried out needless, or None."""
+        waiting = self.read()
+        if waiting is not None:
+            same = waiting.intent.state is running.state and not waiting.intent.stepped_down
+            newer = f"superseded: keepalived now reports {waiting.intent.state.value}"
+            return None if same else newer
+        if running.state is not State.PRIMARY and self.fifo.is_replaced():
+            return "stopped: keepalived re-created the FIFO, its current state is asked first"
+        return None
+
     def take(self) -> Queued | None:
         """The newest notification, which is carried out from now on."""
         taken, self.waiting = self.waiting, None

@@ -206,16 +206,7 @@ class Follower:
 
         def newer() -> str | None:
             self._service.pet_watchdog()
-            waiting = self._inbox.read()
-            if waiting is None:
-                if running.state is not State.PRIMARY and self._inbox.fifo.is_replaced():
-                    return (
-                        "stopped: keepalived re-created the FIFO, its current state is asked first"
-                    )
-                return None
-            if waiting.intent.state is running.state and not waiting.intent.stepped_down:
-                return None
-            return f"superseded by a newer {waiting.intent.state.value} of keepalived's"
+            return self._inbox.supersedes(running)
 
         caller = Caller(
             taken.issued,

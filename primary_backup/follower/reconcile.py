@@ -9,8 +9,9 @@ from primary_backup.follower.continuity import Continuity
 from primary_backup.follower.inbox import Inbox, Queued
 from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived.dump import Unknown
+from primary_backup.keepalived.fifo import writes
 from primary_backup.keepalived.notify import Followed
-from primary_backup.keepalived.state import Keepalived, NotRunning, VrrpState, writes
+from primary_backup.keepalived.state import Keepalived, NotRunning, VrrpState
 from primary_backup.memory import Memory
 from primary_backup.plan import State
 from primary_backup.proof import ENDED, Outcome

@@ -5,6 +5,9 @@ import fcntl
 import os
 import stat
 import time
+from collections.abc import Iterator
+
+from primary_backup.system.identity import Daemons
 
 TAKEN_SECONDS = 2.0
 """keepalived kills a follower that it started a second after a reload has started the next."""
@@ -106,3 +109,18 @@ def _take(fifo: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def writes(found: Daemons, fifo: int) -> bool | None:
+    """Whether one of these has that FIFO open, by our descriptor; None where that is unknown."""
+    if not found.installed or found.unknown:
+        return None
+    ours = os.fstat(fifo)
+    return any(os.path.samestat(each, ours) for pid in found.installed for each in _opened(pid))
+
+
+def _opened(pid: int) -> Iterator[os.stat_result]:
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                yield os.stat(f"/proc/{pid}/fd/{name}")

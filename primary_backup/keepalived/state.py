@@ -3,10 +3,9 @@
 The number of the signal that it is asked by comes from the installed program.
 """
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
@@ -220,21 +219,6 @@ class Keepalived(NamedTuple):
     def _no_progress(self) -> bool:
         self.interrupt()
         return False
-
-
-def writes(found: Daemons, fifo: int) -> bool | None:
-    """Whether one of these has that FIFO open, by our descriptor; None where that is unknown."""
-    if not found.installed or found.unknown:
-        return None
-    ours = os.fstat(fifo)
-    return any(os.path.samestat(each, ours) for pid in found.installed for each in _opened(pid))
-
-
-def _opened(pid: int) -> Iterator[os.stat_result]:
-    with contextlib.suppress(OSError):  # it has ended meanwhile
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):  # closed meanwhile
-                yield os.stat(f"/proc/{pid}/fd/{name}")
 
 
 def _name(state: State | None) -> str:

@@ -610,7 +610,7 @@ def test_a_backup_that_is_typed_on_the_live_primary_purges_nothing_unless_it_is_
     assert "-t" in asked(pair.fw1.hook_json("backup", "--force"))
     pair.fw1.until(lambda: pair.fw1.kernel_entries() < COUNT / 10, WITHIN, "is purged")
     pair.fw1.start_follower()
-    assert "backup was not its word" in finished(pair.fw1, "primary", earlier)[0]["cause"]
+    assert "the manual `backup` is reverted" in finished(pair.fw1, "primary", earlier)[0]["cause"]
 
 
 def test_no_variable_makes_a_backup_purge_the_live_primary(lab: Lab) -> None:
@@ -722,7 +722,7 @@ def test_a_keepalived_that_is_too_busy_to_answer_forbids_a_purge(lab: Lab) -> No
     assert "nothing purged: keepalived does not answer (keepalived (pid" in event["reason"]
     assert "-t" not in asked(event)
     returned = finished(pair.fw1, "primary", earlier)[0]
-    assert "backup was not its word" in returned["cause"]
+    assert "the manual `backup` is reverted" in returned["cause"]
     stays(
         lambda: pair.fw1.kernel_entries() >= COUNT,
         seconds=PURGE_SECONDS + 1, what="has every entry",
