@@ -1,5 +1,7 @@
 """The commit: the one request that brings connections back, proven by the kernel's own counter."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
@@ -7,6 +9,7 @@ from primary_backup.memory import Earlier
 from primary_backup.peer import Peer
 from primary_backup.proof import (
     Commit,
+    Kernel,
     Outcome,
     Verdict,
     has_grown,
@@ -40,6 +43,7 @@ class Committing:
         self,
         requests: Requests,
         options: tuple[str, ...],
+        about_to: Callable[[Kernel], None],
         earlier: Earlier | None = None,
         refill: Refill | None = None,
     ) -> None:
@@ -47,6 +51,7 @@ class Committing:
         self._refill = refill
         self._daemon = requests.daemon
         self._options = options
+        self._about_to = about_to
         self._earlier = earlier
         self._before = self._last = self._daemon.kernel()
         self._early: int | None = None
@@ -136,7 +141,8 @@ class Committing:
         starts = len(self._requests.starts)
         daemon = self._daemon.identity()
         try:
-            self._requests.ask(self._options, self._working)
+            before = partial(self._about_to, self._before)
+            self._requests.ask(self._options, self._working, before)
         except Unanswered:
             self._answered = False
         was_dead = len(self._requests.starts) > starts

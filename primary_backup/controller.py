@@ -12,7 +12,7 @@ from primary_backup.decide import Caches, Decision, Observed, asks_caches, decid
 from primary_backup.intent import Intent, Kind
 from primary_backup.memory import Last, Memory
 from primary_backup.plan import STARTS_DAEMON, State, Step, StepName
-from primary_backup.proof import ENDED, Outcome, StepResult, Verdict
+from primary_backup.proof import ENDED, Kernel, Outcome, StepResult, Verdict
 from primary_backup.record import conclude, final_event, step_event
 from primary_backup.requests import Requests
 from primary_backup.rundir.turn import Caller, Halted, Stuck, Turn
@@ -80,10 +80,9 @@ class _Controller:
             # First: a notification that its configuration forbids stops nobody.
             if self._state is not State.PRIMARY or self._accepted.is_idle:
                 self._accepted.check()
-            self._turn.show()
             decision = self._decide()
             if decision.nothing is not None:
-                self._write(self._memory.confirmed(self._caller.issued))
+                self._turn.write(self._memory.confirmed(self._caller.issued))
                 self._early = Verdict(Outcome.OK, decision.nothing)
                 return
             self._run(decision)
@@ -107,7 +106,8 @@ class _Controller:
         self._began = boot_seconds()
         daemon = self._accepted.daemon
         self._memory = taken.memory.of(daemon.identity())
-        caches = self._caches() if asks_caches(self._intent, self._memory) else None
+        resumes = self._intent.kind is Kind.RESUME
+        caches = self._caches() if resumes and asks_caches(self._intent, self._memory) else None
         observed = Observed(self._caller.issued, self._began, taken.other_states, caches)
         decision = decide(self._intent, self._memory, self._accepted.replication, observed)
         if decision.forget_promotion:
@@ -124,12 +124,13 @@ class _Controller:
 
     def _run(self, decision: Decision) -> None:
         daemon = self._accepted.daemon
-        past = self._memory.past(self._state, boot_seconds())
+        past = self._memory.past(self._state, self._began)
         last = Last(self._name, self._caller.issued, self._state, time.time())
-        begun = self._memory.begun(last, decision.steps, live=decision.live)
+        self._memory = self._memory.begun(last, decision.steps, live=decision.live)
+        promotion = self._memory.promotion
         # Once: a stop that comes meanwhile ends the promotion for good.
-        promotes = begun.promotion is not None and begun.promotion.transition == self._name
-        self._write(begun, promotes=promotes)
+        promotes = promotion is not None and promotion.transition == self._name
+        self._turn.write(self._memory, promotes=promotes)
         steps = decision.steps
         if not self._turn.records:  # a purge that is not remembered cannot be cancelled
             steps = tuple(step for step in steps if step.name is not StepName.PURGE)
@@ -150,35 +151,34 @@ class _Controller:
         )
         for result in transition.results():
             self._results.append(result)
-            memory = self._memory.after(result)
+            # A daemon that was started meanwhile is another one.
+            self._memory = self._memory.after(result)._replace(daemon=daemon.identity())
             if result.attempts:
-                self._write(memory)
-            self._memory = memory
+                self._turn.write(self._memory)
             self._emit("step.finished", step_event(self._name, self._state, result))
         if self._accepted.note:
             self._notes.append(self._accepted.note)
 
-    def _write(self, memory: Memory, *, promotes: bool = False) -> None:
-        daemon = self._accepted.daemon.identity()
-        self._memory = self._turn.write(memory, daemon, promotes=promotes)
-
     def _may_start(self) -> bool:
         """Whether a dead daemon is started: in no fault, and by no other file than its own."""
         wanted = self._state in STARTS_DAEMON or self._intent.kind is Kind.REFRESH
-        return wanted and self._accepted.is_its_own
+        return wanted and self._accepted.is_own
 
     @property
     def _purge_seconds(self) -> int:
         conf = self._accepted.daemon.conf
         return conf.purge_timeout if conf is not None else 0
 
-    def _about_to(self, step: Step) -> None:
+    def _about_to(self, step: Step, kernel: Kernel | None) -> None:
         """Write down what must not be forgotten of a step, before it is asked."""
-        if step.name is StepName.COMMIT:
-            self._write(self._memory.committing(self._accepted.daemon.kernel()))
+        if kernel is not None:
+            self._memory = self._memory.committing(kernel)
         elif step.name is StepName.PURGE:
             due = boot_seconds() + self._purge_seconds
-            self._write(self._memory.purging(due, forced=self._intent.force))
+            self._memory = self._memory.purging(due, forced=self._intent.force)
+        else:
+            return
+        self._turn.write(self._memory)
 
     def _objection(self) -> Verdict | None:
         """Why keepalived's state forbids a purge; ended by a newer notification."""
@@ -242,7 +242,8 @@ class _Controller:
             # A purge that was deferred is not all that a backup wants.
             whole = bool(self._results) and self._intent.kind is not Kind.PURGE
             proven = boot_seconds() if whole and outcome is Outcome.OK else None
-            self._write(self._memory.ended(outcome, proven))
+            self._memory = self._memory.ended(outcome, proven)
+            self._turn.write(self._memory)
         self._turn.remember(line)
         if self._results and not self._accepted.invalid and outcome in ENDED:
             self._accepted.save()

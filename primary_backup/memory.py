@@ -107,7 +107,7 @@ class Memory(NamedTuple):
         """What is left of it for this daemon: another one has lost everything but what it lacks."""
         if daemon is not None and daemon == self.daemon:
             return self
-        return Memory(lacking=self.stands_by)
+        return Memory(daemon, lacking=self.stands_by)
 
     @property
     def stands_by(self) -> bool:

@@ -78,11 +78,21 @@ class Requests:
         self._start = start
         self._deadline = deadline
 
-    def ask(self, options: tuple[str, ...], working: Callable[[], bool] = lambda: False) -> None:
-        """Make one request; ``working`` tells whether a slow one still makes progress."""
+    def ask(
+        self,
+        options: tuple[str, ...],
+        working: Callable[[], bool] = lambda: False,
+        about_to: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make one request.
+
+        ``working`` tells whether a slow one still makes progress; ``about_to`` is called right
+        before it is sent: what must not be forgotten.
+        """
 
         def request() -> None:
             self.check()
+            about_to()
             self.attempts += 1
             began = self.clock()
             try:

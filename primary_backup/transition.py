@@ -1,6 +1,7 @@
 """Carry out a plan step by step, and prove every step before the next."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from primary_backup.commit import Committing, Refill
 from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
@@ -10,6 +11,7 @@ from primary_backup.peer import Peer
 from primary_backup.plan import Step, StepName, When
 from primary_backup.proof import (
     Commit,
+    Kernel,
     Left,
     Outcome,
     StepResult,
@@ -36,13 +38,13 @@ class Transition:
         requests: Requests,
         past: Past,
         *,
-        about_to: Callable[[Step], None] = lambda _: None,
+        about_to: Callable[[Step, Kernel | None], None] = lambda *_: None,
         objection: Callable[[], Verdict | None] = lambda: None,
         purge_seconds: int = 60,
     ) -> None:
         """Take what decides.
 
-        ``about_to`` is called before each step's request: what must not be forgotten.
+        ``about_to`` is called before each step's request, a commit's with the kernel's counters.
         ``objection`` is the verdict where nothing may be purged here, whatever the peer holds.
         ``purge_seconds`` is conntrackd's PurgeTimeout.
         """
@@ -85,7 +87,6 @@ class Transition:
         began = self._requests.clock()
         self._requests.attempts = 0
         try:
-            self._requests.check()
             verdict = self._verdict(step)
         except Halted as why:
             verdict = Verdict(Outcome.SUPERSEDED, str(why))
@@ -128,6 +129,8 @@ class Transition:
                 return "the commit is not proven: the external cache is the only copy"
             case When.COMMIT_UNPROVEN if self._is_proven:
                 return "the commit is proven"
+            case When.ALWAYS:
+                return None
         pending = self._past.purge_pending and not self._purging.purged
         needless = self._past._replace(left=self._left, purge_pending=pending).needless(step)
         if needless is not None or step.when is not When.PURGE_PENDING_EMPTY:
@@ -144,8 +147,7 @@ class Transition:
                     f"conntrackd first, `{command}` would flush the kernel table"
                 )
             self._left = self._left._replace(rebuilding=True)
-        self._about_to(step)
-        self._requests.ask(step.options)
+        self._requests.ask(step.options, about_to=partial(self._about_to, step, None))
 
     def _just_ask(self, step: Step) -> Verdict:
         self._ask(step)
@@ -163,19 +165,21 @@ class Transition:
     # -- what a primary asks ----------------------------------------------------------------
 
     def _commit_external(self, step: Step) -> Verdict:
-        self._about_to(step)
         # In ALARM the peer sends everything by itself, sooner or later.
         asks = any(each.name is StepName.BULK_SEND for each in self._plan)
         refill = Refill(self._peer, self._past.lacking) if asks else None
-        committing = Committing(self._requests, step.options, self._past.earlier, refill)
-        # Until they are flushed: also where an error ends this.
-        self._left = self._left._replace(copies=max(1, self._left.copies))
+        earlier = self._past.earlier
+        about_to = partial(self._about_to, step)
+        committing = Committing(self._requests, step.options, about_to, earlier, refill)
         try:
             verdict = committing.carry_out()
         finally:
-            self._commit = committing.seen
+            if self._requests.attempts or earlier is not None:
+                self._commit = committing.seen
+                # Until they are flushed: also where an error ends this.
+                self._left = self._left._replace(copies=max(1, self._left.copies))
         self._is_proven = committing.proven
-        self._left = self._left._replace(copies=self._commit.expected or 0)
+        self._left = self._left._replace(copies=committing.seen.expected or 0)
         return verdict
 
     def _flush(self, step: Step) -> Verdict:
@@ -210,8 +214,7 @@ class Transition:
     def _drop_uncommitted(self, step: Step) -> Verdict:
         """A peer that has just sent what this node holds is running and primary."""
         before = self._requests.status()
-        self._about_to(step)
-        self._requests.ask(("-n",))
+        self._requests.ask(("-n",), about_to=partial(self._about_to, step, None))
         after = self._peer.answer(before)
         ours = self._requests.ours(before) or before.external or 0
         received = after.replicated - before.replicated

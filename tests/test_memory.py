@@ -78,7 +78,7 @@ def test_the_same_daemon_s_memory_is_kept() -> None:
 @pytest.mark.parametrize("daemon", [(1, 2, 4), None])
 def test_another_daemon_has_nothing_of_it(daemon: tuple[int, int, int] | None) -> None:
     """A daemon that was restarted has lost its caches; one without a socket may have."""
-    assert promoted().of(daemon) == Memory()
+    assert promoted().of(daemon) == Memory(daemon)
 
 
 def test_nothing_is_known_of_a_daemon_without_a_socket() -> None:
@@ -90,7 +90,7 @@ def test_nothing_is_known_of_a_daemon_without_a_socket() -> None:
 def test_another_daemon_lacks_what_a_standby_was_sent(state: State) -> None:
     """Its external cache is lost with the daemon, and the peer has not sent it again."""
     memory = begun(Memory(daemon=DAEMON), state, "one")
-    assert memory.of((1, 2, 4)) == Memory(lacking=True)
+    assert memory.of((1, 2, 4)) == Memory((1, 2, 4), lacking=True)
     assert not memory.of(DAEMON).lacking
 
 

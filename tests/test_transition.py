@@ -257,7 +257,7 @@ def tell(
     past: Past = Past(),  # noqa: B008  # it is a tuple
     again: bool = False,
     halted: Callable[[], str | None] = lambda: None,
-    about_to: Callable[[Step], None] = lambda _: None,
+    about_to: Callable[[Step, Kernel | None], None] = lambda *_: None,
     deadline: float = math.inf,
 ) -> Told:
     """Carry out a state's plan in a world, to its end."""
@@ -817,7 +817,7 @@ def test_the_intent_is_written_down_before_the_first_request(state: State, *, ke
         world,
         state,
         past=Past(Left(copies=int(kept))),
-        about_to=lambda _: written.append(len(world.asked)),
+        about_to=lambda *_: written.append(len(world.asked)),
     )
     assert not world.asked or written[:1] == [0]
 

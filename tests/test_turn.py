@@ -15,6 +15,7 @@ import pytest
 from primary_backup.memory import Last, Memory, Promotion
 from primary_backup.plan import State
 from primary_backup.rundir.directory import RunDir
+from primary_backup.rundir.tickets import show
 from primary_backup.rundir.turn import Caller, Halted, Taken, Turn
 from primary_backup.system.proc import Issued, boot_id, own_start
 from tests.fake.node import until
@@ -33,7 +34,7 @@ class Waiting:
         self.run_dir: RunDir = self.turn.run_dir
 
     def show(self) -> Waiting:
-        self.turn.show()
+        show(self.run_dir, self.turn.ticket)
         return self
 
     def lock(self, pid: int | None = None) -> bool:
@@ -117,7 +118,7 @@ def test_a_newer_one_that_acted_supersedes_even_when_it_has_ended(tmp_path: Path
     """After its first request was sent, it counts for ever."""
     older = Waiting(tmp_path, own_start(), State.BACKUP).show()
     acted = Last("two", after(own_start()), State.PRIMARY, 0.0)
-    older.run_dir.memorise(Memory(last=acted))
+    RunDir(str(tmp_path / "run")).memorise(Memory(last=acted))
     with pytest.raises(Halted, match="primary"):
         older.turn.take()
 
@@ -177,7 +178,7 @@ def test_without_a_run_directory_nothing_is_waited_for(tmp_path: Path) -> None:
     assert (turn.take(), turn.halted()) == (BLANK, None)
     assert (turn.records, len(turn.notes), len(turn.trouble)) == (False, 1, 1)
     turn.forget_promotion()
-    assert turn.write(Memory(), (1, 2, 3)) == Memory(daemon=(1, 2, 3))
+    turn.write(Memory())
     turn.remember("{}")
     turn.leave(unfinished=True)
     signals.append("SIGTERM")
@@ -188,8 +189,8 @@ def test_what_is_written_over_a_newer_transition_s_is_left_out(tmp_path: Path) -
     """A slow process has been overtaken: the newer record stays, its promotion too."""
     slow = Waiting(tmp_path, own_start(), State.BACKUP)
     acted = Memory(last=Last("two", after(own_start()), State.PRIMARY, 0.0))
-    slow.run_dir.memorise(acted)
-    slow.turn.write(Memory(last=Last("one", own_start(), State.BACKUP, 0.0)), None)
+    RunDir(str(tmp_path / "run")).memorise(acted)
+    slow.turn.write(Memory(last=Last("one", own_start(), State.BACKUP, 0.0)))
     assert slow.run_dir.recall() == acted
 
 
@@ -198,7 +199,7 @@ def test_one_that_is_older_ends_no_promotion(tmp_path: Path) -> None:
     late = Waiting(tmp_path, own_start(), State.STOP)
     newest = Waiting(tmp_path, after(own_start()), State.PRIMARY)
     last = Last("two", after(own_start()), State.PRIMARY, 0.0)
-    newest.turn.write(Memory(last=last, promotion=Promotion("two")), None, promotes=True)
+    newest.turn.write(Memory(last=last, promotion=Promotion("two")), promotes=True)
     late.turn.forget_promotion()
     assert newest.run_dir.recall().promotion == Promotion("two")
     newest.turn.forget_promotion()

@@ -5,8 +5,6 @@ import os
 import sys
 from typing import Any, NamedTuple, NoReturn
 
-import click
-
 from primary_backup.proof import Outcome
 from primary_backup.settings import Settings
 from primary_backup.system.printable import printable
@@ -49,19 +47,6 @@ class Emitter:
         """Write what was held back; unless it may ``wait``, what is taken now."""
         if self._log is not None:
             self._log.show(wait=wait)
-
-
-def absolute(_: click.Context, parameter: click.Parameter, value: str) -> str:
-    """Take an absolute path in UTF-8, of one line; raises click.BadParameter."""
-    if not value.startswith("/"):
-        raise click.BadParameter(f"{value!a} is not an absolute path", param=parameter)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise click.BadParameter(f"{value!a} is not UTF-8", param=parameter) from error
-    if "\n" in value:  # it begins the saved conntrackd.conf, in a comment that ends with the line
-        raise click.BadParameter(f"{value!a} is more than one line", param=parameter)
-    return value
 
 
 def echo(*lines: str, err: bool = False) -> None:

@@ -6,7 +6,8 @@ from functools import partial
 
 import click
 
-from primary_backup.commands.console import EXIT_STATUS, Common, Emitter, absolute, complain
+from primary_backup.commands.console import EXIT_STATUS, Common, Emitter, complain
+from primary_backup.commands.main import absolute
 from primary_backup.follower.loop import Follower
 from primary_backup.keepalived.fifo import Fifo, NoFifo
 from primary_backup.keepalived.notify import Followed

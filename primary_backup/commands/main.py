@@ -12,7 +12,6 @@ from primary_backup.commands.console import (
     USAGE,
     Common,
     Emitter,
-    absolute,
     complain,
     print_lines,
 )
@@ -56,6 +55,19 @@ class Commands(click.Group):
         imported = import_module(f"primary_backup.commands.{module}")
         found: click.Command = imported.COMMANDS[cmd_name]
         return found
+
+
+def absolute(_: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Take an absolute path in UTF-8, of one line; raises click.BadParameter."""
+    if not value.startswith("/"):
+        raise click.BadParameter(f"{value!a} is not an absolute path", param=parameter)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter(f"{value!a} is not UTF-8", param=parameter) from error
+    if "\n" in value:  # it begins the saved conntrackd.conf, in a comment that ends with the line
+        raise click.BadParameter(f"{value!a} is more than one line", param=parameter)
+    return value
 
 
 def _show_version(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001

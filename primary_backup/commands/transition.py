@@ -20,7 +20,7 @@ from primary_backup.controller import enter
 from primary_backup.intent import Intent
 from primary_backup.plan import PURGES, State
 from primary_backup.rundir.turn import Caller
-from primary_backup.system.identity import Identity, Program, identify
+from primary_backup.system.identity import is_installed
 from primary_backup.system.proc import own_start
 
 dry_run = click.option(
@@ -51,8 +51,7 @@ def become(
         except Invalid as error:
             fail(*error.args)
         return
-    keepalived = Program.at(common.settings.keepalived, "keepalived")
-    is_hook = identify(os.getppid(), keepalived) is Identity.INSTALLED
+    is_hook = is_installed(os.getppid(), common.settings.keepalived, "keepalived")
     cause = f"{'keepalived hook' if is_hook else 'command'}: {intent.cause}"
     emitter = Emitter(common.log_level)
     intent = intent._replace(cause=cause, force=force)

@@ -29,6 +29,12 @@ class Accepted:
         """``run_dir`` has the last configuration that worked, if any did."""
         self.invalid = ""
         """Why the file itself is not used; a client may find out as late as with a request."""
+        self.replication: Replication | None = None
+        """The settings that decide the plan; None where the configuration could not be read."""
+        self.is_idle = False
+        """Whether this conntrackd replicates nothing."""
+        self.is_own = True
+        """Whether the daemon can be started by it: by no other file than the daemon's own."""
         self._settings = settings
         self._run_dir = run_dir
         self._may_spare = state is State.PRIMARY
@@ -45,21 +51,9 @@ class Accepted:
             config = saved if saved is not None and conf is not None else config
             conf = (self._read(saved) if saved is not None else None) or conf
         self.daemon = self.daemon._replace(config=config, conf=conf)
-
-    @property
-    def replication(self) -> Replication | None:
-        """The settings that decide the plan; None where the configuration could not be read."""
-        return replication(self.daemon.conf)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether this conntrackd replicates nothing."""
-        return self.daemon.conf is not None and self.daemon.conf.mode is None
-
-    @property
-    def is_its_own(self) -> bool:
-        """Whether the daemon can be started by it: by no other file than the daemon's own."""
-        return self.daemon.config == self._settings.config
+        self.replication = replication(conf)
+        self.is_idle = conf is not None and conf.mode is None
+        self.is_own = config == self._settings.config
 
     @property
     def note(self) -> str:

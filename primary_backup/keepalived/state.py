@@ -13,7 +13,7 @@ from primary_backup.keepalived.dump import Unknown, ask
 from primary_backup.keepalived.notify import Followed, Instance
 from primary_backup.plan import State
 from primary_backup.proof import Outcome, Verdict
-from primary_backup.system.identity import Daemons, Identity, Program, daemons, identify
+from primary_backup.system.identity import Daemons, daemons, is_installed
 from primary_backup.system.proc import find_process, takes
 from primary_backup.system.run import NotInstalled, run
 
@@ -173,8 +173,7 @@ class Keepalived(NamedTuple):
 
     def _is_ready(self, pid: int, number: int, deadline: float) -> bool:
         """Wait until it takes the signal; False where it ends, as a `--config-test` does."""
-        program = Program.at(self.program, _NAME)
-        while identify(pid, program) is Identity.INSTALLED:
+        while is_installed(pid, self.program, _NAME):
             if takes(pid, number):
                 return True
             self._poll(deadline, f"keepalived (pid {pid}) does not take the signal yet")

@@ -9,11 +9,12 @@ import stat
 from typing import Any, NamedTuple
 
 from primary_backup.memory import Memory, from_json, to_json
-from primary_backup.system.proc import boot_id, find_process
+from primary_backup.system.proc import Issued, boot_id, find_process
 
 CONF = "conntrackd.conf"
 """The last one that a client accepted."""
 _MEMORY = "memory.json"
+_OURS = "memory.json as it was stored here"
 _PROMOTION = "promotion"
 _CONTINUITY = "continuity.json"
 
@@ -46,9 +47,9 @@ class RunDir:
                         os.mkdir(path, 0o700)
                         os.chmod(path, 0o700)  # keepalived's umask 0177 leaves it without x
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                self._fd = os.open(path, flags)
-                opened.callback(os.close, self._fd)
-                _trust(self._fd, path, changes=changes)
+                self.fd = os.open(path, flags)
+                opened.callback(os.close, self.fd)
+                _trust(self.fd, path, changes=changes)
                 if changes:
                     self._lock = self.open("lock", os.O_RDWR | os.O_CREAT)
                     opened.callback(os.close, self._lock)
@@ -65,14 +66,10 @@ class RunDir:
 
     # -- files ------------------------------------------------------------------------------
 
-    def names(self) -> list[str]:
-        """The names of all files in it."""
-        return os.listdir(self._fd)
-
     def open(self, name: str, flags: int) -> int:
         """Open a file; raises OSError also where another user may have written what is in it."""
         flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        opened = os.open(name, flags, 0o600, dir_fd=self._fd)
+        opened = os.open(name, flags, 0o600, dir_fd=self.fd)
         if not _is_ours(os.fstat(opened)):
             os.close(opened)
             raise PermissionError(errno.EPERM, f"{name} may be another user's: remove it")
@@ -86,7 +83,7 @@ class RunDir:
     def remove(self, name: str) -> None:
         """Remove a file that may be gone already."""
         with contextlib.suppress(OSError):  # not there, or a file system gone read-only
-            os.unlink(name, dir_fd=self._fd)
+            os.unlink(name, dir_fd=self.fd)
 
     def read(self, name: str) -> bytes:
         """The whole file; raises OSError."""
@@ -95,20 +92,25 @@ class RunDir:
 
     def write(self, name: str, data: bytes) -> None:
         """Replace the whole file, or leave it as it is and raise OSError."""
+        os.close(self._replace(name, data))
+
+    def _replace(self, name: str, data: bytes) -> int:
         new = f"{name}.{os.getpid()}"
         self.remove(new)  # of a killed process of that number
         descriptor = self.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            with open(descriptor, "wb") as file:
+            with open(descriptor, "wb", closefd=False) as file:
                 file.write(data)
-            os.replace(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            os.replace(new, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except OSError:
-            os.unlink(new, dir_fd=self._fd)
+            os.close(descriptor)
+            os.unlink(new, dir_fd=self.fd)
             raise
+        return descriptor
 
     def _stat(self, name: str) -> os.stat_result | None:
         try:
-            return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except OSError:
             return None
 
@@ -116,13 +118,14 @@ class RunDir:
 
     def recall(self) -> Memory:
         """What earlier transitions left; nothing of another boot, nothing from a broken file."""
-        version = tuple(
-            found and (found.st_ino, found.st_ctime_ns)
-            for found in (self._stat(_MEMORY), self._stat(_PROMOTION))
-        )
+        version = tuple(map(self._version, (_MEMORY, _PROMOTION)))
         if self._recalled[0] != version:  # else neither file was replaced since
             self._recalled = version, self._read_memory() if version[0] else Memory()
         return self._recalled[1]
+
+    def _version(self, name: str) -> tuple[int, int] | None:
+        found = self._stat(name)
+        return (found.st_ino, found.st_mtime_ns) if found is not None else None
 
     def _read_memory(self) -> Memory:
         try:
@@ -139,29 +142,42 @@ class RunDir:
         except (OSError, ValueError):
             return ""
 
+    def newer(self, issued: Issued) -> Memory | None:
+        """What a transition that was issued later has stored; None if none has."""
+        stored, ours = self._stat(_MEMORY), self._kept.get(_OURS)
+        if stored is not None and ours is not None and os.path.samestat(stored, os.fstat(ours)):
+            return None  # nothing was stored since we did
+        memory = self.recall()
+        return memory if memory.last is not None and memory.last.issued > issued else None
+
     def _keep(self, name: str) -> bytes:
         opened = self.open(name, os.O_RDONLY)
+        self._hold(name, opened)
+        with open(opened, "rb", closefd=False) as file:
+            return file.read()
+
+    def _hold(self, name: str, opened: int) -> None:
         if name in self._kept:
             os.close(self._kept[name])
         self._kept[name] = opened
-        with open(opened, "rb", closefd=False) as file:
-            return file.read()
 
     def _let_go(self) -> None:
         for opened in self._kept.values():
             os.close(opened)
 
     def memorise(self, memory: Memory, *, promotes: bool = False) -> None:
-        """Store what the next transition must know; raises OSError.
+        """Store what the next transition must know, unless a newer one has; raises OSError.
 
         ``promotes``: its promotion has begun, until ``forget_promotion``.
         """
+        if memory.last is not None and self.newer(memory.last.issued) is not None:
+            return
         if promotes and memory.promotion is not None:
             try:
                 self.write(_PROMOTION, memory.promotion.transition.encode())
             except OSError:
                 self.forget_promotion()  # a full disk: then the next promotion is a first one too
-        self.write(_MEMORY, to_json(memory, boot_id()).encode())
+        self._hold(_OURS, self._replace(_MEMORY, to_json(memory, boot_id()).encode()))
 
     def forget_promotion(self) -> None:
         """Make the next promotion a first one; needs no lock, and works on a full disk."""

@@ -45,9 +45,9 @@ def show(run_dir: RunDir, ticket: Ticket) -> None:
     os.close(run_dir.open(ticket.name, os.O_WRONLY | os.O_CREAT))
 
 
-def under_way(run_dir: RunDir) -> list[Ticket]:
-    """The tickets whose processes are running."""
-    return [ticket for ticket in _all(run_dir) if ticket.is_running]
+def under_way(run_dir: RunDir, ours: Ticket | None = None) -> list[Ticket]:
+    """The tickets whose processes are running, but for ``ours``."""
+    return [ticket for ticket in _all(run_dir, ours) if ticket.is_running]
 
 
 def take_unfinished(run_dir: RunDir, ours: Ticket | None = None) -> Ticket | None:
@@ -58,17 +58,18 @@ def take_unfinished(run_dir: RunDir, ours: Ticket | None = None) -> Ticket | Non
     pid = os.getpid()
     left = [
         ticket
-        for ticket in _all(run_dir)
-        if not ticket.is_running or (ticket.issued.pid == pid and ticket != ours)
+        for ticket in _all(run_dir, ours)
+        if not ticket.is_running or ticket.issued.pid == pid
     ]
     for ticket in left:
         run_dir.remove(ticket.name)
     return max(left, default=None)
 
 
-def _all(run_dir: RunDir) -> Iterator[Ticket]:
-    for name in run_dir.names():
-        if name.startswith("ticket."):
+def _all(run_dir: RunDir, but: Ticket | None) -> Iterator[Ticket]:
+    ours = but.name if but is not None else ""
+    for name in os.listdir(run_dir.fd):
+        if name.startswith("ticket.") and name != ours:
             ticket = Ticket.parse(name)
             if ticket is not None and run_dir.is_ours(name):
                 yield ticket

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from primary_backup.memory import Memory, SocketIdentity
+from primary_backup.memory import Last, Memory
 from primary_backup.plan import State
 from primary_backup.rundir.directory import RunDir, Unusable
 from primary_backup.rundir.tickets import Ticket, show, take_unfinished, under_way
@@ -79,15 +79,6 @@ class Turn:
 
     # -- order ------------------------------------------------------------------------------
 
-    def show(self) -> None:
-        """Show this transition to all others."""
-        if self.run_dir is None:
-            return
-        try:
-            show(self.run_dir, self.ticket)
-        except OSError as error:
-            self._fails("other transitions cannot see this one", error)
-
     def halted(self) -> str | None:
         """Why nothing more may be asked; None while no notification is newer."""
         return self._newer() or self._signal()
@@ -98,7 +89,9 @@ class Turn:
 
     def check(self) -> None:
         """Raise Halted where nothing more may be asked."""
-        newer = self._newer()
+        self._halt(self._newer())
+
+    def _halt(self, newer: str | None) -> None:
         self._superseded = self._superseded or newer is not None
         why = newer or self._signal()
         if why is not None:
@@ -119,19 +112,22 @@ class Turn:
         newer = self._caller.newer()
         if newer is not None or self.run_dir is None:
             return newer
-        last = self.run_dir.recall().last
-        if last and last.issued > self.ticket.issued and not self._carries_on():
+        return self._superseded_by(
+            self.run_dir.newer(self.ticket.issued), under_way(self.run_dir, self.ticket)
+        )
+
+    def _superseded_by(self, memory: Memory | None, tickets: list[Ticket]) -> str | None:
+        last = memory.last if memory is not None else None
+        if memory is not None and last is not None and not self._carries_on(memory, last):
             return f"superseded by a newer {last.state.value} (pid {last.issued.pid})"
-        shown = max(under_way(self.run_dir), default=None)
+        shown = max(tickets, default=None)
         if shown and shown.issued > self.ticket.issued and shown.state is not self.ticket.state:
             return f"superseded by a newer {shown.state.value} (pid {shown.issued.pid})"
         return None
 
-    def _carries_on(self) -> bool:
+    def _carries_on(self, memory: Memory, last: Last) -> bool:
         """True if the newer transition has our state but did not finish it: then we carry on."""
-        memory = self.run_dir.recall() if self.run_dir is not None else Memory()
-        last = memory.last
-        if last is None or last.state is not self.ticket.state:
+        if last.state is not self.ticket.state:
             return False
         if last.proven is not None and not self._taken:
             return True  # the turn shows that there is nothing left to do
@@ -142,25 +138,38 @@ class Turn:
     # -- the lock ---------------------------------------------------------------------------
 
     def take(self) -> Taken:
-        """Wait for the lock; raises Halted or Stuck.
+        """Show this transition to all others, and wait for the lock; raises Halted or Stuck.
 
         A lock that is held by a stopped process, or by a backup that does not halt, must not
         stand between a promotion and its commit.
         """
         if self.run_dir is None:
             return Taken(Memory(), other_states=False)
+        self._show(self.run_dir)
         began = time.monotonic()
-        while not self.run_dir.try_lock(self.ticket.issued.pid, self.ticket.state.value):
+        ours = self.ticket.issued.pid, self.ticket.state.value
+        is_locked = True
+        while not self.run_dir.try_lock(*ours):
             self.check()
             if self._overtakes(time.monotonic() - began):
+                is_locked = False
                 break
             self._caller.wait(POLL_SECONDS)
-        else:
-            self.check()
-            take_unfinished(self.run_dir, self.ticket)
+        memory, tickets = self.run_dir.recall(), under_way(self.run_dir, self.ticket)
+        if is_locked:
+            is_newer = memory.last is not None and memory.last.issued > self.ticket.issued
+            self._halt(
+                self._caller.newer() or self._superseded_by(memory if is_newer else None, tickets)
+            )
         self._taken = True
-        others = any(ticket.state is not self.ticket.state for ticket in under_way(self.run_dir))
-        return Taken(self.run_dir.recall(), others)
+        others = any(ticket.state is not self.ticket.state for ticket in tickets)
+        return Taken(memory, other_states=others)
+
+    def _show(self, run_dir: RunDir) -> None:
+        try:
+            show(run_dir, self.ticket)
+        except OSError as error:
+            self._fails("other transitions cannot see this one", error)
 
     def _overtakes(self, waited: float) -> bool:
         """Whether to go on without the lock, after so many seconds; raises Stuck."""
@@ -179,23 +188,16 @@ class Turn:
 
     # -- the record -------------------------------------------------------------------------
 
-    def write(
-        self, memory: Memory, daemon: SocketIdentity | None, *, promotes: bool = False
-    ) -> Memory:
-        """Store the memory, as that of this daemon, unless a newer transition has stored its own.
-
-        Returns what was to be stored.
-        """
-        memory = memory._replace(daemon=daemon)
-        if self.run_dir is None or self._is_outdated():
-            return memory
+    def write(self, memory: Memory, *, promotes: bool = False) -> None:
+        """Store the memory, unless a newer transition has stored its own."""
+        if self.run_dir is None:
+            return
         try:
             self.run_dir.memorise(memory, promotes=promotes)
         except OSError as error:
             if self.records:
                 self._fails("continuing without a record", error)
             self.records = False
-        return memory
 
     def remember(self, event: str) -> None:
         """Store the final event, the line exactly as it was logged."""
@@ -205,7 +207,7 @@ class Turn:
 
     def forget_promotion(self) -> None:
         """Forget the current promotion, so that the next ``primary`` commits."""
-        if self.run_dir is not None and not self._is_outdated():
+        if self.run_dir is not None and self.run_dir.newer(self.ticket.issued) is None:
             self.run_dir.forget_promotion()
 
     def forget_unfinished(self) -> None:
@@ -220,14 +222,11 @@ class Turn:
         if self.run_dir is None:
             return
         if unfinished:
-            self.show()
+            self._show(self.run_dir)
         else:
             self.run_dir.remove(self.ticket.name)
+        take_unfinished(self.run_dir, self.ticket)
         self.run_dir.close()
-
-    def _is_outdated(self) -> bool:
-        last = self.run_dir.recall().last if self.run_dir is not None else None
-        return last is not None and last.issued > self.ticket.issued
 
     def _fails(self, what: str, error: OSError) -> None:
         self.notes.append(f"{what}: {error.strerror}")

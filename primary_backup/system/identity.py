@@ -87,6 +87,11 @@ def daemons(path: str, name: str) -> Daemons:
     )
 
 
+def is_installed(pid: int, path: str, name: str) -> bool:
+    """Whether a process is the daemon of that name whose program is installed at ``path``."""
+    return identify(pid, Program.at(path, name)) is Identity.INSTALLED
+
+
 def identify(pid: int, program: Program) -> Identity:
     """Say whether a process is the daemon of this node whose program is given.
 
