@@ -79,7 +79,7 @@ class When(Enum):
     UNCOMMITTED_COVERED = "if uncommitted copies are left and the peer now holds our connections"
     PEER_COVERS = "if the peer is proven to hold our connections"
     PURGE_PENDING = "if a purge of ours is pending and the peer is not proven to hold them"
-    PURGE_PENDING_EMPTY = "as before, and the external cache is empty"
+    PURGE_PENDING_EMPTY = "as before, if the external cache is empty"
 
 
 class Step(NamedTuple):

@@ -1,5 +1,6 @@
-"""The man page says of the command what the command says of itself."""
+"""The man page agrees with the command, its plans and its record."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from primary_backup.commands.console import EXIT_STATUS, USAGE
 from primary_backup.commands.main import command
+from primary_backup.plan import Mode, Replication, State, Step, When, plan, refresh
+from tests.fake.node import Node
 
 ROOT = Path(__file__).parents[1]
 PAGE = re.sub(
@@ -28,13 +31,13 @@ def section(title: str) -> str:
 
 
 def paragraphs(text: str) -> dict[str, str]:
-    """The tagged paragraphs of a section: the tag, and what is said of it."""
+    """The tagged paragraphs of a section: the tag, and its text."""
     found = re.findall(r"^\.TP\n\.B[IR]? (.*)\n((?:(?!\.TP|\.PP).*\n?)*)", text, re.MULTILINE)
-    return {tag: said for tag, said in found}  # noqa: C416  # a list of pairs
+    return {tag: text for tag, text in found}  # noqa: C416  # a list of pairs
 
 
 def options(of: click.Command) -> set[str]:
-    """All options that `--help` tells, but itself."""
+    """All options that `--help` prints, but itself."""
     return {name for each in of.params for name in each.opts if name.startswith("--")} - {"--help"}
 
 
@@ -42,16 +45,16 @@ def options(of: click.Command) -> set[str]:
 def test_every_command_and_each_of_its_options_is_explained(name: str) -> None:
     """`man ftfw-transition` leaves nothing out that `--help` shows."""
     assert paragraphs(section("COMMANDS"))[name].strip()
-    told = {tag.split()[0] for tag in paragraphs(section("OPTIONS"))}
-    assert options(COMMANDS[name]) <= told
+    explained = {tag.split()[0] for tag in paragraphs(section("OPTIONS"))}
+    assert options(COMMANDS[name]) <= explained
 
 
 def test_nothing_is_explained_that_is_not_there() -> None:
     """No option of an earlier version is left on the page."""
-    told = {tag.split()[0] for tag in paragraphs(section("OPTIONS"))}
+    explained = {tag.split()[0] for tag in paragraphs(section("OPTIONS"))}
     there = options(command).union(*(options(each) for each in COMMANDS.values()))
 
-    assert told == there | {"--help"}
+    assert explained == there | {"--help"}
     assert set(paragraphs(section("COMMANDS"))) == set(COMMANDS)
 
 
@@ -65,18 +68,84 @@ def test_the_variables_are_those_of_the_command() -> None:
 def test_the_exit_statuses_are_those_of_the_command() -> None:
     """A script may rely on them."""
     statuses = {outcome.value: str(status) for outcome, status in EXIT_STATUS.items()}
-    told = paragraphs(section("EXIT STATUS"))
+    explained = paragraphs(section("EXIT STATUS"))
 
     assert {status: f".B {outcome}" for outcome, status in statuses.items()} == {
-        status: said.strip() for status, said in told.items() if status != str(USAGE)
+        status: text.strip() for status, text in explained.items() if status != str(USAGE)
     }
-    assert set(paragraphs(section("HOW AN OUTCOME IS TO BE READ"))) == set(statuses)
+    assert set(paragraphs(section("OUTCOMES"))) == set(statuses)
 
 
-def test_every_field_of_the_record_is_explained() -> None:
-    """The README's table and the page name the same fields."""
-    readme = (ROOT / "README.md").read_text().partition("## The record")[2].partition("\n## ")[0]
-    fields = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", readme, re.MULTILINE)))
+def test_every_field_of_the_record_is_explained(node: Node) -> None:
+    """Those of a real event, of its steps, and no other."""
+    event = json.loads(node.run("primary", "--json").out)
+    (steps,) = (text for tag, text in paragraphs(section("LOG FIELDS")).items() if tag == "steps")
+    explained = {
+        field for tag in paragraphs(section("LOG FIELDS")) for field in re.findall(r"\w+", tag)
+    }
 
-    assert fields
-    assert [field for field in fields if field not in section("LOG FIELDS")] == []
+    assert explained == set(event)
+    assert re.findall(r"^\.BR (\w+) [,.]$", steps.partition("\nIn\n")[0], re.MULTILINE) == list(
+        event["steps"][0]
+    )
+
+
+MODES = {
+    "FTFW or NOTRACK": (Replication(Mode.FTFW), Replication(Mode.NOTRACK)),
+    "FTFW or NOTRACK, DisableExternalCache On": (
+        Replication(Mode.FTFW, external_cache=False),
+        Replication(Mode.NOTRACK, external_cache=False),
+    ),
+    "NOTRACK, DisableInternalCache On": (Replication(Mode.NOTRACK, internal_cache=False),),
+    "NOTRACK, both caches disabled": (
+        Replication(Mode.NOTRACK, internal_cache=False, external_cache=False),
+    ),
+    "ALARM": (Replication(Mode.ALARM),),
+}
+CONDITIONS = {
+    When.ALWAYS: "",
+    When.COMMIT_PROVEN: " if proven",
+    When.COMMIT_UNPROVEN: " if not proven",
+    When.UNCOMMITTED: " if copies are left",
+    When.UNCOMMITTED_COVERED: " if copies are left",
+    When.PEER_COVERS: " if safe",
+    When.PURGE_PENDING: " to cancel",
+    When.PURGE_PENDING_EMPTY: " to cancel",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_steps_are_those_of_the_plans(mode: str) -> None:
+    """Every state in every mode, in order, with its conditions."""
+    (text,) = re.findall(
+        rf"^\.SS Mode {mode}\n((?:.*\n)*?)(?=\.SS)", section("STEPS"), re.MULTILINE
+    )
+    explained = {tag: asked.strip() for tag, asked in paragraphs(text).items()}
+
+    for replication in MODES[mode]:
+        plans = {
+            "primary": plan(State.PRIMARY, replication),
+            "primary again": plan(State.PRIMARY, replication, again=True),
+            "primary, back in sync": refresh(State.PRIMARY, replication),
+            "backup": plan(State.BACKUP, replication),
+            "fault": plan(State.FAULT, replication),
+        }
+        assert explained == {name: _asked(steps) for name, steps in plans.items()}
+
+
+def _asked(steps: tuple[Step, ...]) -> str:
+    requests = (f"{' '.join(step.options)}{CONDITIONS[step.when]}" for step in steps)
+    return ", ".join(requests) or "nothing"
+
+
+def test_every_condition_is_explained() -> None:
+    """Each under the words that the steps have."""
+    explained = set(paragraphs(section("STEPS").partition(".SS Conditions")[2]))
+
+    assert {text.strip().replace("not ", "") for text in CONDITIONS.values() if text} <= explained
+
+
+@pytest.mark.parametrize("name", ["sync.lost", "purge.resumed", "purge.fired", "keepalived.asked"])
+def test_a_follower_s_events_are_explained(name: str) -> None:
+    """Under LOG FIELDS, where an operator searches for them."""
+    assert name in section("LOG FIELDS")
