@@ -5,7 +5,8 @@
 Start: from keepalived's word to `conntrackd -c` starting, by a follower that reads its FIFO, by the
 hook, by conntrack-tools' own script, and beside them a bare interpreter that imports click and sh.
 Transition: a promotion with 100,000 connections after the peer's death, from its first request to
-its last proof, beside the four client calls it is made of. Bulks: how often the virtual addresses
+its last proof, beside the four client calls it is made of. Idle: the CPU of a follower with
+nothing to do, beside one start of the command. Bulks: how often the virtual addresses
 move on their own while 100,000 entries arrive, again and again, in the backup's kernel table.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import statistics
 import subprocess
@@ -30,6 +32,7 @@ STARTS = 30
 ENTRIES = 100_000
 ROUNDS = 3
 BULKS = 20
+IDLE_SECONDS = 20
 RAW = ("-c", "-f", "-R", "-B")
 
 # Where all three find a client that only says that it has started, and nobody's log or daemon.
@@ -171,6 +174,27 @@ def bulks(directory: Path, number: int) -> int:
         return sum(len(each.events("transition.finished")) for each in firewalls) - before
 
 
+def idle(directory: Path) -> tuple[float, float]:
+    """Seconds of CPU that an idle follower and its clients use, and that a start of it takes."""
+    with Pair(directory, COMMAND, wiring="fifo") as pair:
+        pair.start()
+        pair.fw1.until(pair.fw1.is_quiet, 20, "is quiet")
+        (pid,) = pair.fw1.followers()
+        stat = Path(f"/proc/{pair.fw1.pid}/root/proc/{pid}/stat")
+
+        def used() -> float:
+            fields = stat.read_text().rpartition(")")[2].split()
+            return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+        before = used()
+        time.sleep(IDLE_SECONDS)
+        follows = used() - before
+        earlier = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([COMMAND, "--version"], check=True, stdout=subprocess.DEVNULL)
+        later = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return follows, later.ru_utime + later.ru_stime - earlier.ru_utime - earlier.ru_stime
+
+
 def main() -> None:
     """Print all ratios, with the medians they come from."""
     subprocess.run(
@@ -186,6 +210,9 @@ def main() -> None:
             calls.append(promotion(here / f"raw{number}", raw=True))
             whole.append(promotion(here / f"hook{number}", raw=False))
         _report(f"promotion with {ENTRIES:,} connections", whole, "four client calls", calls)
+        follows, start = zip(*(idle(here / f"idle{n}") for n in range(ROUNDS)), strict=True)
+        what = f"CPU of an idle follower in {IDLE_SECONDS} s"
+        _report(what, list(follows), "one start of the command", list(start))
         every = os.sched_getaffinity(0)
         for cpus in (every, {min(every)}):
             os.sched_setaffinity(0, cpus)
