@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.fake.node import Node
+from tests.fake.keepalived import Place
+from tests.fake.node import Follower, Node
 
 EFFECTS = {"namespaces", "tmp_path", "tmp_path_factory"}
 OUTSIDE = {
@@ -75,3 +76,17 @@ def node(namespaces: None, tmp_path: Path) -> Iterator[Node]:
     """One node for one test."""
     with closing(Node(tmp_path)) as node:
         yield node
+
+
+@pytest.fixture
+def follower(node: Node) -> Follower:
+    """A follower of the group G1, with nothing to do yet."""
+    node.has(internal=3, external=3, holds=3)
+    return node.follow()
+
+
+@pytest.fixture
+def place(namespaces: None, tmp_path: Path) -> Iterator[Place]:
+    """A network namespace for real keepalived processes."""
+    with Place("place", tmp_path) as place:
+        yield place

@@ -22,9 +22,9 @@ from primary_backup.rundir import tickets
 from primary_backup.rundir.directory import CONF, Holder, RunDir, Unusable
 from primary_backup.rundir.tickets import Ticket
 from primary_backup.system.proc import boot_id, own_start
-from tests.fake.node import until
 from tests.fake.processes import issued_of, running
 from tests.test_printable import ANY
+from tests.waiting import until
 
 MINE = os.getpid(), "backup"
 BACKUP = Memory(last=Last("one", own_start(), State.BACKUP, 0.0))

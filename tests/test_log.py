@@ -16,8 +16,9 @@ import pytest
 from hypothesis import example, given, settings
 
 from primary_backup.system.log import Buffered, Log, SystemLog
-from tests.fake.node import Node, until
+from tests.fake.node import Node
 from tests.test_printable import ANY
+from tests.waiting import until
 
 LINE = re.compile(rb"<(?P<priority>\d+)>ftfw-transition\[(?P<pid>\d+)\]: (?P<json>.*)", re.DOTALL)
 INFO, WARNING, ERROR = 30, 28, 27  # LOG_DAEMON, and these severities

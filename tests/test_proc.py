@@ -22,7 +22,7 @@ from primary_backup.system.proc import (
     find_process,
     own_start,
 )
-from tests.fake.node import until
+from tests.waiting import until
 
 
 @contextmanager

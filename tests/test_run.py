@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from primary_backup.system.run import Finished, NotInstalled, run
-from tests.fake.node import lives, until
+from tests.fake.node import lives
+from tests.waiting import until
 
 SHORT = 0.3
 """A deadline, in seconds, that a test waits for."""

@@ -15,8 +15,9 @@ from primary_backup.plan import State
 from primary_backup.rundir.directory import RunDir
 from primary_backup.rundir.tickets import Ticket, show, take_unfinished, under_way
 from primary_backup.system.proc import Issued, own_start
-from tests.fake.node import later, until
+from tests.fake.node import later
 from tests.fake.processes import issued_of, running
+from tests.waiting import until
 
 MINE = Ticket(own_start(), State.BACKUP)
 

@@ -18,8 +18,8 @@ from primary_backup.rundir.directory import RunDir
 from primary_backup.rundir.tickets import show
 from primary_backup.rundir.turn import Caller, Halted, Taken, Turn
 from primary_backup.system.proc import Issued, boot_id, own_start
-from tests.fake.node import until
 from tests.fake.processes import issued_of, running
+from tests.waiting import until
 
 BLANK = Taken(Memory(), other_states=False)
 

@@ -16,7 +16,8 @@ from primary_backup.proof import Outcome
 from primary_backup.rundir.turn import Halted
 from primary_backup.settings import Settings, installed_keepalived
 from primary_backup.system.proc import boot_id, boot_seconds
-from tests.fake.node import Node, until
+from tests.fake.node import Node
+from tests.waiting import until
 
 WAITS = ": >$world/asking; until_told go"
 FLUSHES = 'get flushes; echo "flush kernel table: $value"'

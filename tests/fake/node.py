@@ -9,12 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from primary_backup.system.proc import TICKS_PER_SECOND, boot_seconds
+from tests.waiting import until
 
 HOOK = Path(sys.executable).with_name("ftfw-transition")
 CLIENT = Path(__file__).with_name("conntrackd")
@@ -42,14 +42,6 @@ mount -t tmpfs none /run
 echo ready
 exec {sleep} infinity
 """
-
-
-def until(fact: Callable[[], object], what: str, within: float = 10) -> None:
-    """Wait for a fact."""
-    deadline = time.monotonic() + within
-    while not fact():
-        assert time.monotonic() < deadline, f"not within {within} s: {what}"
-        time.sleep(0.005)
 
 
 def lives(pid: int) -> bool:

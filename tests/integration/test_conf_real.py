@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 
 from primary_backup.conntrackd.conf import ConfError, read_conntrackd
 from primary_backup.plan import Mode
+from tests.waiting import until
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "data" / "conf").glob("*.conf"))
 
@@ -236,11 +236,12 @@ class Daemon:
 
     def until(self, fact: Callable[[], bool], within: float = 20) -> None:
         """Wait for a fact, for so many seconds at most."""
-        deadline = time.monotonic() + within
-        while not fact():
+
+        def has_happened() -> bool:
             assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.01)
+            return fact()
+
+        until(has_happened, "it has happened", within)
 
     def files(self) -> set[str]:
         """Return the files and sockets that are there because of it."""

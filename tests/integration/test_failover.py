@@ -9,8 +9,8 @@ import pytest
 
 from tests.lab.firewall import Firewall
 from tests.lab.moments import ended, finished
-from tests.lab.node import stays, until
 from tests.lab.pair import Lab, Pair, Wiring
+from tests.waiting import stays, until
 
 PURGE_SECONDS = 3
 PURGES_SOON = {"PurgeTimeout 60": f"PurgeTimeout {PURGE_SECONDS}"}

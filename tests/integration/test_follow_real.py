@@ -1,42 +1,35 @@
-"""The resident mode: every word of real keepalived's is followed, and the pair is in sync after.
-
-fw-1 is the primary and fw-2 its backup; on each a follower reads keepalived's FIFO.
-"""
+"""The follower on a real pair: keepalived's lines, its end and return, and the follower's own."""
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from primary_backup.follower.upkeep import POLL_SECONDS
-from tests.lab.firewall import HOOK, RUN_DIR, Firewall
+from tests.integration.following import (
+    CONNECTIONS,
+    COUNT,
+    FIFO,
+    HEALED,
+    WITHIN,
+    lost,
+    opened,
+    replicated,
+    requests,
+)
+from tests.lab.firewall import RUN_DIR, Firewall
 from tests.lab.moments import asked, ended, finished, in_mid_commit, inserted
-from tests.lab.node import stays, until
 from tests.lab.pair import Lab, Pair, Wiring
-from tests.lab.traffic import Traffic
+from tests.waiting import stays, until
 
-CONNECTIONS = 50
-COUNT = 500
 FLIPS = 1000
-PURGE_SECONDS = 3
-PURGES_SOON = {"PurgeTimeout 60": f"PurgeTimeout {PURGE_SECONDS}"}
-WITHIN = 20
-"""Seconds for what takes two or three on a machine with nothing else to do."""
-HEALED = 40
-"""Seconds for what an idle follower finds at one of its looks, every 5 s, and sees to."""
 LOOKS = 6
 """Seconds in which an idle follower has looked at least once."""
-
-FIFO = f"{RUN_DIR}/notify.fifo"
 LINES = "/run/lab/lines.fifo"
 FLIP = "/run/lab/flip"
 _FIFO_LINE = f"    vrrp_notify_fifo {FIFO}\n"
@@ -53,37 +46,6 @@ FLIPPED = {
     + _GROUP.replace("    group {", "    track_file {\n        flip\n    }\n    group {"),
 }
 """A file decides between fault and backup, and a second FIFO gets every line as well."""
-
-
-@pytest.fixture
-def wiring() -> Wiring:
-    """All tests here follow."""
-    return "fifo"
-
-
-def opened(pair: Pair) -> Traffic:
-    """Live connections through fw-1, and a copy of each on fw-2."""
-    traffic = pair.open_connections(CONNECTIONS)
-    pair.fw2.until(lambda: pair.fw2.external() >= CONNECTIONS, WITHIN, "holds the copies")
-    return traffic
-
-
-def replicated(pair: Pair, count: int = COUNT) -> None:
-    """Entries on fw-1 that nobody uses, and a copy of each on fw-2."""
-    pair.fw1.load_entries(count)
-    # conntrackd looks again, after 30 s, for what the kernel could not tell it.
-    pair.fw2.until(lambda: pair.fw2.external() >= count, 90, "holds the copies")
-
-
-def requests(firewall: Firewall, earlier: int = 0) -> list[str]:
-    """The options of all requests of all transitions after so many."""
-    events = firewall.events("transition.finished")[earlier:]
-    return [options for event in events for options in asked(event)]
-
-
-def lost(firewall: Firewall) -> list[str]:
-    """Why the follower found its node out of sync, each time it did."""
-    return [event["reason"] for event in firewall.events("sync.lost")]
 
 
 def log(firewall: Firewall) -> str:
@@ -136,7 +98,13 @@ def hear(pipe: int, word: str) -> None:
         said += read(pipe)
 
 
-# -- keepalived ends, and comes back --------------------------------------------------------------
+@pytest.fixture
+def wiring() -> Wiring:
+    """All tests here follow."""
+    return "fifo"
+
+
+# -- keepalived ends, and comes back ------------------------------------------------------------
 
 
 def test_a_keepalived_that_stops_says_so_and_gives_every_connection_to_the_peer(
@@ -302,7 +270,7 @@ def test_of_a_thousand_flips_the_last_one_decides(lab: Lab) -> None:
     assert traffic.finish(WITHIN)["alive"] == CONNECTIONS
 
 
-# -- the follower ends, and comes back ------------------------------------------------------------
+# -- the follower ends, and comes back ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("reloaded", [False, True])
@@ -463,319 +431,3 @@ def test_of_instances_that_disagree_the_one_that_is_followed_counts(lab: Lab) ->
     finished(firewall, "primary")
     firewall.cut("eth1")
     finished(firewall, "fault")
-
-
-# -- in sync afterwards ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("end", ["kill_conntrackd", "stop_conntrackd"])
-def test_a_backup_whose_conntrackd_ended_is_in_sync_again_without_a_hand(
-    pair: Pair, end: str
-) -> None:
-    """Started again if it is dead, asked to resync in any case: the next failover loses nothing."""
-    traffic = opened(pair)
-    assert lost(pair.fw2) == []
-
-    getattr(pair.fw2, end)()
-    if end == "stop_conntrackd":
-        pair.fw2.client("-d", check=False)  # the follower may be faster
-
-    pair.fw2.until(lambda: lost(pair.fw2), HEALED, "has noticed")
-    pair.fw2.until(
-        lambda: any(event["outcome"] == "ok" for event in finished(pair.fw2, "backup", 1)),
-        HEALED, "is in sync",
-    )  # fmt: skip
-    assert pair.fw2.external() >= CONNECTIONS
-    pair.fw1.cut()
-    event = finished(pair.fw2, "primary")[0]
-    assert event["outcome"] == "ok", event["reason"]
-    assert traffic.finish(WITHIN)["alive"] == CONNECTIONS
-
-
-def test_a_primary_whose_conntrackd_was_restarted_sends_what_the_peer_has_missed(
-    pair: Pair,
-) -> None:
-    """Connections that were opened while it was down are on the backup too, and none is lost."""
-    traffic = opened(pair)
-    earlier = ended(pair.fw1)
-
-    pair.fw1.stop_conntrackd()
-    pair.fw1.load_entries(COUNT)
-    pair.fw1.client("-d", check=False)  # the follower may be faster
-
-    pair.fw2.until(lambda: pair.fw2.external() >= COUNT + CONNECTIONS, HEALED, "holds the copies")
-    assert lost(pair.fw1)
-    finished(pair.fw1, "primary", earlier)
-    assert not {"-c", "-f", "-t"} & set(requests(pair.fw1, earlier))
-    assert traffic.finish(WITHIN)["alive"] == CONNECTIONS
-
-
-def test_a_backup_that_asked_while_the_peers_daemon_was_down_asks_again_once_it_is_back(
-    pair: Pair,
-) -> None:
-    """A request that nobody heard is lost: the follower repeats it when the peer is heard."""
-    pair.fw1.stop_follower()  # or it would start the daemon again
-    pair.fw1.stop_conntrackd()
-    pair.fw1.load_entries(COUNT)
-    earlier = ended(pair.fw2)
-    assert pair.fw2.hook_json("backup")["outcome"] == "degraded"
-    assert pair.fw2.external() == 0
-
-    pair.fw1.start_conntrackd()
-
-    pair.fw2.until(lambda: pair.fw2.external() >= COUNT, HEALED, "holds the copies")
-    assert lost(pair.fw2)
-    assert finished(pair.fw2, "backup", earlier + 1)[-1]["outcome"] == "ok"
-
-
-def test_a_dedicated_link_that_was_down_is_caught_up_with(lab: Lab) -> None:
-    """What was opened meanwhile, more than conntrackd itself resends, is on the backup after it."""
-    few = {"ResendQueueSize 131072": "ResendQueueSize 64"}
-    pair = lab(wiring="fifo", conntrackd=few).start()
-    replicated(pair)
-    earlier = ended(pair.fw1)
-
-    pair.fw1.cut("eth2")
-    stays(lambda: not lost(pair.fw1), seconds=5, what="nothing to be done yet")
-    pair.fw1.load_entries(COUNT, first=COUNT)
-    stays(lambda: not lost(pair.fw1), seconds=5, what="nothing to be done yet")
-    pair.fw1.mend("eth2")
-
-    pair.fw2.until(lambda: pair.fw2.external() >= 2 * COUNT, HEALED, "holds the copies")
-    assert not {"-c", "-f", "-t"} & set(requests(pair.fw1, earlier))
-    for _ in range(10):
-        pair.fw1.cut("eth2")
-        pair.fw1.mend("eth2")
-    for firewall in (pair.fw1, pair.fw2):
-        firewall.until(firewall.is_quiet, WITHIN, "is quiet")
-        assert len(lost(firewall)) <= 3
-    assert pair.fw2.external() >= 2 * COUNT
-
-
-def test_a_daemon_that_dies_again_and_again_is_not_started_in_a_storm(pair: Pair) -> None:
-    """Each time it takes longer until the next attempt: two in twelve seconds."""
-
-    def dies() -> bool:
-        pids = pair.fw2.pids("conntrackd", "-d")
-        if pids:
-            pair.fw2.run("kill", "-KILL", "--", *map(str, pids), check=False)
-        return True
-
-    stays(dies, seconds=12)
-
-    assert 1 <= len(lost(pair.fw2)) <= 2
-
-
-# -- purges ---------------------------------------------------------------------------------------
-
-
-def test_a_purge_that_was_held_back_is_made_up_for_and_its_firing_is_logged(lab: Lab) -> None:
-    """The old primary heard nobody; once the new one is proven to have all, it is cleaned."""
-    pair = lab(wiring="fifo", conntrackd=PURGES_SOON).start()
-    replicated(pair)
-    pair.fw1.cut()
-    held = finished(pair.fw1, "fault")[0]
-    assert "-t" not in asked(held)
-    assert finished(pair.fw2, "primary")[0]["recovered"] >= COUNT
-    assert pair.fw1.kernel_entries() >= COUNT
-
-    pair.fw1.mend("eth2")
-
-    (fired,) = pair.fw1.until(lambda: pair.fw1.events("purge.fired"), 2 * HEALED, "has purged")
-    assert fired["outcome"] == "ok"
-    assert pair.fw1.kernel_entries() < COUNT / 10
-    assert pair.fw2.kernel_entries() >= COUNT
-    assert pair.fw2.events("purge.fired") == []
-
-
-def test_a_backup_that_is_typed_on_the_live_primary_purges_nothing_unless_it_is_meant(
-    lab: Lab,
-) -> None:
-    """keepalived's own word forbids it, even where the peer holds every connection."""
-    pair = lab(wiring="fifo", conntrackd=PURGES_SOON).start()
-    replicated(pair)
-    pair.fw2.load_entries(COUNT)  # the peer's own, so that only keepalived can object
-    pair.fw1.until(lambda: pair.fw1.external() >= COUNT, WITHIN, "holds copies too")
-
-    pair.fw1.stop_follower()  # which might take it back before it is done
-
-    event = pair.fw1.hook_json("backup")
-
-    assert event["outcome"] == "degraded"
-    assert "keepalived reports that this node is master of VI_1, VI_2" in event["reason"]
-    assert "-t" not in asked(event)
-    stays(
-        lambda: pair.fw1.kernel_entries() >= COUNT,
-        seconds=PURGE_SECONDS + 1, what="has every entry",
-    )  # fmt: skip
-    earlier = ended(pair.fw1)
-    assert "-t" in asked(pair.fw1.hook_json("backup", "--force"))
-    pair.fw1.until(lambda: pair.fw1.kernel_entries() < COUNT / 10, WITHIN, "is purged")
-    pair.fw1.start_follower()
-    assert "the manual `backup` is reverted" in finished(pair.fw1, "primary", earlier)[0]["cause"]
-
-
-def test_no_variable_makes_a_backup_purge_the_live_primary(lab: Lab) -> None:
-    """Only a `--force` that was typed overrules keepalived; the environment of a hook does not."""
-    pair = lab(wiring="fifo", conntrackd=PURGES_SOON).start()
-    replicated(pair)
-    pair.fw2.load_entries(COUNT)  # the peer's own, so that only keepalived can object
-    pair.fw1.until(lambda: pair.fw1.external() >= COUNT, WITHIN, "holds copies too")
-    pair.fw1.stop_follower()
-
-    forced = {f"FTFW_TRANSITION_{name}": "1" for name in ("FORCE", "BACKUP_FORCE")}
-    ended = pair.fw1.run(HOOK, "backup", "--json", check=False, env=forced)
-
-    event = json.loads(ended.stdout)
-    assert "keepalived reports that this node is master of VI_1, VI_2" in event["reason"]
-    assert "-t" not in asked(event)
-
-
-def test_a_backup_that_is_typed_on_the_live_primary_does_not_last(pair: Pair) -> None:
-    """keepalived has said primary all along: the node is one again, and commits nothing."""
-    replicated(pair)
-    earlier = ended(pair.fw1)
-
-    assert pair.fw1.hook_json("backup")["state"] == "backup"
-
-    returned = finished(pair.fw1, "primary", earlier)[0]
-    assert returned["outcome"] == "ok", returned["reason"]
-    assert asked(returned) == ["-R", "-B"]
-    earlier = ended(pair.fw1)
-    pair.fw1.stop_follower()
-    pair.fw1.start_follower()
-    assert finished(pair.fw1, "primary", earlier)[0]["steps"] == []
-
-
-def test_a_node_whose_keepalived_writes_elsewhere_is_promoted_all_the_same(pair: Pair) -> None:
-    """A FIFO that somebody removed is made anew, but keepalived still writes into the old one."""
-    replicated(pair)
-    pair.fw2.run("rm", FIFO)
-    deaf = pair.fw2.until(
-        lambda: [e for e in pair.fw2.events("keepalived.asked") if e["outcome"] == "degraded"],
-        HEALED, "says that it is not written to",
-    )  # fmt: skip
-    assert FIFO in deaf[0]["reason"]
-
-    pair.fw1.cut()
-
-    pair.fw2.until(lambda: ended(pair.fw2) and pair.fw2.was_made("primary"), HEALED, "is primary")
-    assert pair.fw2.events("transition.finished")[-1]["recovered"] >= COUNT
-
-
-def test_a_node_whose_keepalived_writes_elsewhere_is_kept_in_sync_all_the_same(lab: Lab) -> None:
-    """Hooks, and beside them a follower that is there to heal."""
-    pair = lab(wiring="hooks").start()
-    replicated(pair)
-    pair.fw2.start_follower()
-    pair.fw2.until(
-        lambda: [e for e in pair.fw2.events("keepalived.asked") if e["outcome"] == "degraded"],
-        HEALED, "says that it is not written to",
-    )  # fmt: skip
-    earlier = ended(pair.fw2)
-
-    pair.fw2.kill_conntrackd()
-
-    assert finished(pair.fw2, "backup", earlier)[0]["outcome"] == "ok"
-    pair.fw2.until(lambda: pair.fw2.external() >= COUNT, HEALED, "holds the copies again")
-
-
-@pytest.mark.parametrize("wiring", ["fifo", "hooks"])
-def test_a_primary_that_is_typed_on_the_backup_spoils_no_failover(pair: Pair, wiring: str) -> None:
-    """keepalived's own promotion is the first one all the same; with hooks the record says so."""
-    traffic = opened(pair)
-    earlier = ended(pair.fw2)
-    if wiring == "fifo":
-        pair.fw2.stop_follower()  # which might take it back before it is done
-
-    event = pair.fw2.hook_json("primary")
-
-    assert event["outcome"] == "degraded"
-    assert "keepalived reports that this node is backup" in event["reason"]
-    if wiring == "fifo":
-        pair.fw2.start_follower()
-        assert finished(pair.fw2, "backup", earlier)[0]["outcome"] == "ok"
-    else:
-        pair.fw1.client("-B")
-    pair.fw2.until(lambda: pair.fw2.external() >= CONNECTIONS, WITHIN, "holds the copies again")
-    pair.fw1.cut()
-    failover = finished(pair.fw2, "primary", earlier + 1)[-1]
-    assert failover["outcome"] == "ok", failover["reason"]
-    assert failover["recovered"] >= CONNECTIONS
-    assert traffic.finish(WITHIN)["alive"] == CONNECTIONS
-
-
-def test_a_keepalived_that_is_too_busy_to_answer_forbids_a_purge(lab: Lab) -> None:
-    """It may be master, and is: once it answers, the follower reverts the manual backup."""
-    pair = lab(wiring="fifo", conntrackd=PURGES_SOON).start()
-    replicated(pair)
-    pair.fw2.load_entries(COUNT)  # the peer's own, so that only keepalived can object
-    pair.fw1.until(lambda: pair.fw1.external() >= COUNT, WITHIN, "holds copies too")
-    # The dump is the parent's to ask for: the other one goes on sending its adverts.
-    (parent, *_) = sorted(pair.fw1.pids("keepalived"))
-    earlier = ended(pair.fw1)
-    pair.fw1.signal(signal.SIGSTOP, parent)
-    try:
-        event = pair.fw1.hook_json("backup")
-    finally:
-        pair.fw1.signal(signal.SIGCONT, parent)
-
-    assert event["outcome"] == "degraded"
-    assert "nothing purged: keepalived does not answer (keepalived (pid" in event["reason"]
-    assert "-t" not in asked(event)
-    returned = finished(pair.fw1, "primary", earlier)[0]
-    assert "the manual `backup` is reverted" in returned["cause"]
-    stays(
-        lambda: pair.fw1.kernel_entries() >= COUNT,
-        seconds=PURGE_SECONDS + 1, what="has every entry",
-    )  # fmt: skip
-
-
-# -- what it costs --------------------------------------------------------------------------------
-
-
-IDLE_SECONDS = 20
-PROGRAMS = 2
-"""Clients of one poll: `-s`, and `-s runtime` while a purge is pending."""
-PIDS = 4
-"""Process and thread numbers that one client takes, those of `sh` included."""
-WAKES = 16
-"""A second: four by its timer; while a client is waited for it wakes more often."""
-
-
-class Spent(NamedTuple):
-    """What an idle follower has used, by counters that a busy machine does not raise."""
-
-    at: float
-    """When, in monotonic seconds."""
-    pids: int
-    """Processes and threads ever started on the firewall, where nothing else starts any."""
-    wakes: int
-    """How often the follower went to sleep."""
-    kib: int
-    """Its memory now."""
-
-    @classmethod
-    def by(cls, firewall: Firewall) -> Spent:
-        (pid,) = firewall.followers()
-        process = Path(f"/proc/{firewall.pid}/root/proc/{pid}/status")
-        status = dict(line.split(":", 1) for line in process.read_text().splitlines())
-        pids = int(firewall.run("cat", "/proc/sys/kernel/ns_last_pid").stdout)
-        wakes = int(status["voluntary_ctxt_switches"])
-        return cls(time.monotonic(), pids, wakes, int(status["VmRSS"].split()[0]))
-
-
-def test_an_idle_follower_costs_next_to_nothing(pair: Pair) -> None:
-    """It starts the clients of a poll every 5 s, sleeps in between, and takes 40 MiB."""
-    replicated(pair)
-    firewalls = (pair.fw1, pair.fw2)
-    for firewall in firewalls:
-        firewall.until(firewall.is_quiet, WITHIN, "is quiet")
-    before = [Spent.by(firewall) for firewall in firewalls]
-    stays(lambda: all(each.is_quiet() for each in firewalls), seconds=IDLE_SECONDS, what="is idle")
-    for earlier, now in zip(before, map(Spent.by, firewalls), strict=True):
-        seconds = now.at - earlier.at
-        polls = int(seconds / POLL_SECONDS) + 1
-        assert now.pids - earlier.pids <= polls * PROGRAMS * PIDS + 1  # one reads the counter
-        assert now.wakes - earlier.wakes <= WAKES * seconds
-        assert now.kib <= 40 * 1024

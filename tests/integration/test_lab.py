@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.node import until
 from tests.lab.pair import Lab, Pair
+from tests.waiting import until
 
 IDLE = Path("/bin/true")
 """A hook that does nothing."""

@@ -18,8 +18,8 @@ import pytest
 
 from tests.lab.firewall import Firewall
 from tests.lab.moments import asked, step
-from tests.lab.node import stays
 from tests.lab.pair import Lab, Pair
+from tests.waiting import stays
 
 COUNT = 500
 PURGE_SECONDS = 3

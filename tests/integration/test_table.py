@@ -14,8 +14,8 @@ import pytest
 
 from tests.lab.firewall import Firewall
 from tests.lab.moments import asked
-from tests.lab.node import stays
 from tests.lab.pair import Lab, Pair
+from tests.waiting import stays
 
 COUNT = 500
 OWN = 100

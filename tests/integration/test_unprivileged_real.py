@@ -16,8 +16,8 @@ import pytest
 
 from tests.lab.firewall import CONNTRACKD_CONF, RUN_DIR, Firewall
 from tests.lab.moments import asked, become, ended, finished, replicated, step
-from tests.lab.node import stays
 from tests.lab.pair import Lab, Pair, Wiring
+from tests.waiting import stays
 
 COUNT = 200
 PURGE_SECONDS = 3

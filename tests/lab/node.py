@@ -7,10 +7,11 @@ import ctypes
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
+
+from tests.waiting import until
 
 T = TypeVar("T")
 
@@ -38,25 +39,6 @@ class Process(NamedTuple):
     parent: int
     words: set[str]
     """The arguments of its command line, and the last component of each."""
-
-
-def until(predicate: Callable[[], T], *, within: float, what: str = "") -> T:
-    """Wait for a fact: the predicate's first true value, or AssertionError after `within` s."""
-    deadline = time.monotonic() + within
-    while not (value := predicate()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within} s: {what or predicate}")
-        time.sleep(0.02)
-    return value
-
-
-def stays(predicate: Callable[[], object], *, seconds: float, what: str = "") -> None:
-    """Watch a fact for as long as it could be undone: AssertionError once it is not so."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        assert predicate(), f"no longer so: {what or predicate}"
-        time.sleep(0.1)
-    assert predicate(), f"no longer so: {what or predicate}"
 
 
 def _look_at(process: Path) -> tuple[str, int, str]:

@@ -19,8 +19,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Self
 
+from tests.waiting import until
+
 from .firewall import CONNTRACKD_CONF, KEEPALIVED_CONF, RULESET, SYSCTL, Firewall
-from .node import Node, until
+from .node import Node
 from .traffic import Traffic
 
 PACKAGING = Path(__file__).parents[2] / "packaging"

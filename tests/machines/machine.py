@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.firewall import HOOK, RUN_DIR, Firewall
-from tests.lab.node import Node, until
+from tests.lab.node import Node
+from tests.waiting import until
 
 TREES = Path(os.environ.get("FTFW_TRANSITION_MACHINES", "/var/cache/ftfw-transition-machines"))
 """Where `tests/machines/prepare` has made them."""

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from tests.lab.firewall import Firewall
-from tests.lab.node import Node, until
+from tests.lab.node import Node
 from tests.lab.pair import DEDICATED_LINK, Pair, Wiring
 from tests.lab.traffic import Traffic
+from tests.waiting import until
 
 from .machine import TREES, Disk, Machine
 

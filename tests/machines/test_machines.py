@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.lab.firewall import ONE_MORE
-from tests.lab.node import stays
+from tests.waiting import stays
 
 from .machine import Machine
 from .pair import ALL_ALIVE, Live, Machines, removal
