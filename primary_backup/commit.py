@@ -99,7 +99,7 @@ class Committing:
         if not self._requests.starts:
             why = f"conntrackd was restarted, its external cache was new; {why}"
         before = self._requests.status()
-        if not refill.peer.listen(before):
+        if not refill.peer.receives(before):
             return Verdict(
                 Outcome.DEGRADED,
                 f"{why}; no packets from a peer that could send it again",
@@ -202,11 +202,11 @@ class Committing:
             try:
                 self._early = self._requests.glance().external
             except (Unreached, Unanswered, Refused):
-                self._early = None  # the commit's own answer will tell
+                self._early = None  # the commit's own result will show it
         return self._moved()
 
     def _wait_until_still(self) -> None:
-        """A commit that somebody else asked for, or that outlived its client, may still run."""
+        """A commit of another program, or one that outlived its client, may still run."""
         still_since = self._requests.clock()
         while self._requests.clock() - still_since < STILL_SECONDS:
             self._requests.check()

@@ -77,7 +77,7 @@ class _Controller:
             return
         try:
             self._accepted.load()
-            # First: a notification that its configuration forbids stops nobody.
+            # First: a notification that its configuration forbids stops no other.
             if self._state is not State.PRIMARY or self._accepted.is_idle:
                 self._accepted.check()
             decision = self._decide()
@@ -239,7 +239,7 @@ class _Controller:
     def _remember(self, outcome: Outcome, line: str) -> None:
         last = self._memory.last
         if last is not None and last.transition == self._name:
-            # A purge that was deferred is not all that a backup wants.
+            # A deferred purge is not all of a backup's steps.
             whole = bool(self._results) and self._intent.kind is not Kind.PURGE
             proven = boot_seconds() if whole and outcome is Outcome.OK else None
             self._memory = self._memory.ended(outcome, proven)

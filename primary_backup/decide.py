@@ -65,7 +65,7 @@ def decide(
         case Kind.RESUME if has_missed(memory, intent.since) and state is State.PRIMARY:
             return Decision(plan(state, replication), forget_promotion=True, live=True)
         case Kind.RESUME if last is None:
-            # Nothing tells how this node became primary: a full cache was never committed.
+            # How this node became primary is not known: a full cache was never committed.
             found = observed.caches
             again = found is not None and is_committed(found.external, found.entries)
         case _:

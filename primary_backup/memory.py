@@ -130,7 +130,7 @@ class Memory(NamedTuple):
         return Past(self.left, purge_pending=pending, earlier=earlier, lacking=self.lacking)
 
     def _earlier(self) -> Earlier | None:
-        """The commit of the promotion that holds, if nobody has judged it."""
+        """The commit of the promotion that holds, if it was not judged yet."""
         if self.promotion is None or self.promotion.before is None:
             return None
         if self.last is not None and self.last.outcome in ENDED:
@@ -192,7 +192,7 @@ class Memory(NamedTuple):
         return memory
 
     def ended(self, outcome: Outcome, proven: float | None) -> "Memory":
-        """The transition has ended; ``proven``: when all that its state wants was proven (boot)."""
+        """The transition has ended; ``proven``: when all steps of its state were proven (boot)."""
         if self.last is None:
             return self
         return self._replace(last=self.last._replace(outcome=outcome, proven=proven))

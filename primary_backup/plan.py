@@ -162,7 +162,7 @@ PURGE = Step(
 )  # fmt: skip
 DISARM = Step(
     StepName.DISARM, ("-f", "internal"),
-    why="cancel a purge that would destroy connections nobody else is proven to hold",
+    why="cancel a purge that would destroy connections that the peer is not proven to hold",
     proof="the resync after it",
     when=When.PURGE_PENDING,
 )  # fmt: skip
@@ -240,8 +240,8 @@ def _purge(replication: Replication) -> tuple[Step, ...]:
 def refresh(state: State, replication: Replication | None) -> tuple[Step, ...]:
     """What brings a node in that state back in sync, when its daemon or its peer came back.
 
-    A primary commits and flushes nothing: the entries are live. A backup asks for everything anew,
-    and so does a node in fault: nobody knows which notification comes next.
+    A primary commits and flushes nothing: the entries are live. A backup asks for everything again,
+    and so does a node in fault: the next notification may promote it.
     """
     if state is not State.PRIMARY:
         return plan(State.BACKUP, replication) or (POLL,)

@@ -16,7 +16,7 @@ SLACK_PART = 0.001
 EATEN_PART = 0.002
 """Of the entries that a commit made, so many may have ended by themselves."""
 FLUSHABLE_PART = 0.01
-"""Under this part missing, the copies are stale sooner than somebody fixes the cause."""
+"""Under this part missing, the copies are stale before a person has fixed the cause."""
 FEW_ENTRIES = 100
 FEW_PART = 0.1
 """An external cache of no more than this is what the peer itself opens as a backup."""
@@ -100,7 +100,7 @@ class Commit(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What a transition leaves in this daemon that its caches do not tell."""
+    """What a transition leaves in this daemon that its caches do not show."""
 
     copies: int = 0
     """Uncommitted copies: entries of an external cache that a promotion could not prove to have

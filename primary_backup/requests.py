@@ -36,7 +36,7 @@ class Daemon(Protocol):
         """Observes the kernel's counters."""
 
     def identity(self) -> object:
-        """What tells this daemon from the next one."""
+        """What distinguishes this daemon from the next one."""
 
 
 class Start(NamedTuple):
@@ -48,7 +48,7 @@ class Start(NamedTuple):
 
 
 class Requests:
-    """The requests of one transition, which stop as soon as it is told to halt."""
+    """The requests of one transition, which stop as soon as it is halted."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Requests:
     ) -> None:
         """Make one request.
 
-        ``working`` tells whether a slow one still makes progress; ``about_to`` is called right
+        ``working`` is whether a slow one still makes progress; ``about_to`` is called right
         before it is sent: what must not be forgotten.
         """
 

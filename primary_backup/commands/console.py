@@ -21,7 +21,7 @@ USAGE = 2
 
 
 class Common(NamedTuple):
-    """What the options before a command's name say."""
+    """The options before a command's name."""
 
     settings: Settings
     log_level: str
@@ -44,7 +44,7 @@ class Emitter:
         return line
 
     def show(self, *, wait: bool = True) -> None:
-        """Write what was held back; unless it may ``wait``, what is taken now."""
+        """Write what was buffered; unless it may ``wait``, what is taken now."""
         if self._log is not None:
             self._log.show(wait=wait)
 

@@ -1,7 +1,7 @@
-"""The conntrackd program: one request to its daemon, whether it lives, and starting it.
+"""The conntrackd client: one request to its daemon, and what an error allows next.
 
-The client has no deadline of its own, and its exit status says only that it could connect and
-send: 1 with "can't connect" where nobody listens, 1 or 2 with another message where it refuses
+The client has no deadline of its own, and its exit status shows only that it could connect and
+send: 1 with "can't connect" where no daemon listens, 1 or 2 with another message where it refuses
 its configuration, 0 for everything the daemon then does or ignores (local.c, main.c).
 """
 
@@ -27,7 +27,7 @@ CALL_SECONDS = 5.0
 
 
 class Unreached(Exception):
-    """Nobody listens: the request was not made, ask again."""
+    """No daemon listens: the request was not made, ask again."""
 
 
 class Unanswered(Exception):
@@ -39,7 +39,7 @@ class Refused(Exception):
 
 
 class Unreadable(Refused):
-    """It refuses its configuration, and has spoken to nobody."""
+    """It refuses its configuration, and has reached no daemon."""
 
 
 class Daemon(NamedTuple):
@@ -54,7 +54,7 @@ class Daemon(NamedTuple):
     interrupt: Callable[[], None] = lambda: None
     """Called now and then while a program is waited for; what it raises kills that program."""
     spare: Callable[[str], str | None] = lambda _: None
-    """Another file for a client that refuses ``config``, which is told why; None: there is none."""
+    """Another file for a client that refuses ``config``, given its message; None: there is none."""
 
     def command(self, options: tuple[str, ...]) -> str:
         """The exact command of a request, as a person would type it."""
@@ -68,7 +68,7 @@ class Daemon(NamedTuple):
         """Ask the daemon one thing and return what it printed.
 
         Raises Unreached (nothing listens), Unanswered (killed, or no answer within 5 s of it
-        last being seen ``working``) or Refused (the client's own message).
+        being ``working`` last) or Refused (the client's own message).
         """
 
         def still_working() -> bool:
@@ -108,7 +108,7 @@ class Daemon(NamedTuple):
         raise Unreadable(message(finished.errors) or f"the client exits {finished.code}")
 
     def status(self) -> Status:
-        """What the daemon says of its caches and its peer."""
+        """The daemon's caches, and its traffic with the peer."""
         status = parse(self.request(("-s",)))
         if status is None:
             raise Refused(
@@ -129,7 +129,7 @@ class Daemon(NamedTuple):
         return parse_flushes(self.request(("-s", "runtime")))
 
     def identity(self) -> SocketIdentity | None:
-        """What tells this daemon from the next one; None while there is no socket."""
+        """What distinguishes this daemon from the next one; None while there is no socket."""
         found = self.find_socket()
         return (found.st_dev, found.st_ino, found.st_ctime_ns) if found is not None else None
 

@@ -2,7 +2,7 @@
 
 The tokens follow conntrack-tools' ``read_config_lex.l`` to the byte, the values follow its
 ``read_config_yy.y`` and ``init_sync()``, all as of 1.4.7. Where a setting is not one of ours the
-reader is laxer: whether a whole file is legal is for ``conntrackd -C FILE -s`` to say.
+reader is laxer: whether a whole file is valid, ``conntrackd -C FILE -s`` decides.
 """
 
 import os
@@ -102,7 +102,7 @@ def read_conf(path: str) -> Conntrackd:
 
 
 def read_file(path: str) -> bytes:
-    """Read a file; of a FIFO nothing: nobody has to write into it before a promotion commits."""
+    """Read a file; of a FIFO nothing: a promotion does not wait for its writer."""
     with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
         return file.read()
 
@@ -176,7 +176,7 @@ def _tokens(text: str) -> Iterator[re.Match[str]]:
         gap = _GAP.match(text, at)
         at = gap.end() if gap else at
         # The lexer hands on any other byte as a signed char, and to yacc one <= 0 is the end: at a
-        # NUL or a byte-order mark the daemon stops reading, without a word.
+        # NUL or a byte-order mark the daemon stops reading, and logs nothing.
         if at == len(text) or text[at] == "\0" or text[at] >= "\x80":
             return
         # max() keeps the first of equally long ones, as flex does.

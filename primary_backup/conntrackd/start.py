@@ -182,8 +182,8 @@ def unit_config(daemon: Daemon) -> str | None:
     if shown.code != 0 or "LoadState=loaded" not in text:
         return None
     _, _, argv = text.partition("argv[]=")
-    words = argv.partition(";")[0].split()
-    return words[words.index("-C") + 1] if "-C" in words[:-1] else CONFIG
+    arguments = argv.partition(";")[0].split()
+    return arguments[arguments.index("-C") + 1] if "-C" in arguments[:-1] else CONFIG
 
 
 def _is_client(pid: int) -> bool:

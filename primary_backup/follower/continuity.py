@@ -1,4 +1,4 @@
-"""Whether keepalived left its state without our notice: a reload dates every state anew."""
+"""Whether keepalived left its state without our notice: a reload sets every state's date."""
 
 import contextlib
 import math
@@ -10,7 +10,7 @@ from primary_backup.plan import State
 from primary_backup.rundir.directory import RunDir, Unusable
 
 SURE = math.inf
-"""keepalived has certainly left its state, whatever the wall clock says."""
+"""keepalived has certainly left its state, whatever the wall clock shows."""
 _AFTER = "transition"
 
 

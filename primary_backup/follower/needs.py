@@ -49,7 +49,7 @@ class Poll(NamedTuple):
 
 
 class Needs:
-    """What the polls since one transition tell."""
+    """What the polls since one transition have found."""
 
     def __init__(self, past: Past) -> None:
         self._past = past

@@ -83,7 +83,7 @@ class Reconciler:
     def poll(self) -> None:
         """Ask again what was not answered, where no line comes, and once after a transition.
 
-        After one: somebody may have typed a command that contradicts keepalived.
+        After one: a command that contradicts keepalived may have been typed.
         """
         now = time.monotonic()
         found = Keepalived(self._program).daemons()
@@ -144,7 +144,7 @@ class Reconciler:
         is_master = reported.state is State.PRIMARY
         if is_master and memory.stands_by and self._continuity.is_unbroken(reported):
             if memory.purge and memory.purge.forced and memory.has_pending_purge(boot_seconds()):
-                self._compared = ""  # somebody meant it: not before the purge has fired
+                self._compared = ""  # it was meant: not before the purge has fired
                 return
             typed = memory.last.state.value if memory.last is not None else ""
             why = f"keepalived has been MASTER throughout: the manual `{typed}` is reverted"

@@ -113,7 +113,7 @@ class _Earlier(NamedTuple):
 
     @classmethod
     def in_directory(cls, directory: int) -> "_Earlier | None":
-        """Look at a directory right before the question; None where root alone may write."""
+        """Observe a directory right before the signal; None where only root may write."""
         if _is_roots_alone(os.fstat(directory)):
             return None
         file = None

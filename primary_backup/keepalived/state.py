@@ -45,9 +45,9 @@ class VrrpState(NamedTuple):
 
     state: State
     since: float
-    """Seconds of the wall clock; a reload dates it anew."""
+    """Seconds of the wall clock; a reload sets it to its own time."""
     starts: tuple[int, ...]
-    """When each keepalived and its children were started, in ticks: a respawned one counts anew."""
+    """When each keepalived and its children were started, in ticks: a respawned one differs."""
     promotions: dict[str, int]
     """How often each instance has become master."""
 

@@ -214,12 +214,12 @@ class RunDir:
         return True
 
     def holder(self) -> Holder | None:
-        """Who holds the lock, as far as its file and /proc tell."""
-        words = os.pread(self._lock, 100, 0).decode(errors="replace").split()
-        if len(words) != 2 or not words[0].isdecimal():
+        """Who holds the lock, as far as its file and /proc show."""
+        fields = os.pread(self._lock, 100, 0).decode(errors="replace").split()
+        if len(fields) != 2 or not fields[0].isdecimal():
             return None
-        process = find_process(int(words[0]))
-        return Holder(int(words[0]), words[1], process.stopped) if process else None
+        process = find_process(int(fields[0]))
+        return Holder(int(fields[0]), fields[1], process.stopped) if process else None
 
 
 def _is_ours(found: os.stat_result) -> bool:

@@ -211,7 +211,7 @@ class Turn:
             self.run_dir.forget_promotion()
 
     def forget_unfinished(self) -> None:
-        """Nobody shall finish what was begun: keepalived has stopped."""
+        """Forget what killed processes left unfinished: keepalived has stopped."""
         if self.run_dir is not None:
             take_unfinished(self.run_dir)
 

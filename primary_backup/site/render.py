@@ -39,7 +39,7 @@ def render(site: Site, name: str) -> dict[str, str]:
     """
     names = [node.name for node in site.nodes]
     if name not in names:
-        raise ValueError(f"the site has no node {name}: say {' or '.join(names)}")
+        raise ValueError(f"the site has no node {name}: it has {' and '.join(names)}")
     number = names.index(name)
     own, peer = site.nodes[number], site.nodes[1 - number]
     priority, reason = _PRIORITIES[number]

@@ -93,7 +93,7 @@ def is_installed(pid: int, path: str, name: str) -> bool:
 
 
 def identify(pid: int, program: Program) -> Identity:
-    """Say whether a process is the daemon of this node whose program is given.
+    """Compare a process with the installed program of a daemon of this node.
 
     It is if all four of its user ids are 0, its user and network namespaces and its root directory
     are ours, and its executable is the installed program, by device and inode. After an upgrade the
@@ -101,8 +101,8 @@ def identify(pid: int, program: Program) -> Identity:
     compared, because a hardened unit has its own; a container has another root directory.
 
     What a process can choose for itself makes it no daemon: its name, or, while it is not dumpable
-    (prctl(2)), the owner of its files in /proc. The name tells only which processes are looked at
-    more closely: stat(2) of an executable may wait for a file system that does not answer.
+    (prctl(2)), the owner of its files in /proc. The name decides only which processes are compared
+    further: stat(2) of an executable may wait for a file system that does not answer.
     """
     try:
         if not _is_named(pid, program):

@@ -7,7 +7,7 @@ COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
 
 
 def observe(statistics: str = STATISTICS, count: str = COUNT) -> Kernel:
-    """Read both counters; a kernel without them tells nothing, which is no error."""
+    """Read both counters; a kernel without them has none, which is no error."""
     return Kernel(parse_inserted(_read(statistics)), int(_read(count) or 0))
 
 

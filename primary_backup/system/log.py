@@ -39,7 +39,7 @@ class SystemLog(logging.Handler):
 
     A transition must not hang because journald does: what does not fit is sent later. (Ten lines of
     keepalived's fill the queue where systemd has not raised net.unix.max_dgram_qlen.) Each goes to
-    the path anew, because the reader may have been restarted.
+    the path again, because the reader may have been restarted.
     """
 
     def __init__(self, path: str, fallback: logging.Handler) -> None:
@@ -87,7 +87,7 @@ class Buffered(logging.Handler):
 
 
 class Table(Buffered):
-    """What a person at a terminal wants to see: a line for each step, and how it ended.
+    """The events on a terminal: a line for each step, and how the transition ended.
 
     Buffered too: a terminal may be stopped, or be lost with the very connection that fails over.
     """

@@ -40,7 +40,7 @@ class Process(NamedTuple):
 
 @cache
 def boot_id() -> str:
-    """What tells this boot from every other one (random(4))."""
+    """What distinguishes this boot from every other one (random(4))."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
@@ -77,6 +77,6 @@ def status(pid: int) -> dict[str, str]:
 
 
 def takes(pid: int, number: int) -> bool:
-    """Say whether a process catches a signal, or blocks it to read it from a signalfd(2)."""
+    """Whether a process catches a signal, or blocks it to read it from a signalfd(2)."""
     fields = status(pid)
     return bool((int(fields["SigBlk"], 16) | int(fields["SigCgt"], 16)) >> (number - 1) & 1)
