@@ -14,7 +14,7 @@ from tests.fake.node import Node
 
 @pytest.mark.parametrize("word", ["primary", "backup", "fault"])
 def test_a_configuration_the_client_refuses_gives_its_own_message(node: Node, word: str) -> None:
-    """Exit 1, and one line on stderr: what the client says."""
+    """Exit 1, and one line on stderr: what the client reports."""
     node.on("any", REFUSES)
     ended = node.run(word)
     assert ended.code == 1
@@ -22,7 +22,7 @@ def test_a_configuration_the_client_refuses_gives_its_own_message(node: Node, wo
     assert "symbol 'Nonsense': syntax error" in line
 
 
-def test_a_spoilt_configuration_forbids_what_is_no_promotion(node: Node) -> None:
+def test_a_damaged_configuration_forbids_what_is_no_promotion(node: Node) -> None:
     """That can wait for somebody's hand; the daemon that has read it before is reached without."""
     node.run("backup")
     node.on("any", REFUSES)
@@ -156,7 +156,7 @@ def test_an_over_long_configuration_is_an_error_like_any_other(node: Node) -> No
 
 @pytest.mark.parametrize("word", ["primary", "stop"])
 def test_a_path_that_is_no_text_is_no_traceback(node: Node, word: str) -> None:
-    """A file name is bytes: either the transition runs, or one line says why not."""
+    """A file name is bytes: either the transition runs, or one line names the reason not."""
     raw = os.fsencode(node.world) + b"/caf\xe9.conf"
     with open(raw, "w") as file:
         file.write(node.config.read_text())

@@ -43,7 +43,7 @@ COMMANDS = ", ".join(command.list_commands(_CONTEXT))
         (os.fsdecode(b"\xff\xfe"),),
     ],
 )
-def test_a_word_that_means_nothing_asks_nothing(node: Node, words: tuple[str, ...]) -> None:
+def test_a_notification_that_means_nothing_asks_nothing(node: Node, words: tuple[str, ...]) -> None:
     """Exit 2, one line of advice on stderr, nothing asked of conntrackd."""
     ended = node.run(*words)
     assert ended.code == 2
@@ -63,7 +63,7 @@ def test_a_word_that_means_nothing_asks_nothing(node: Node, words: tuple[str, ..
         (("follow",), "--group NAME or --instance NAME; see `ftfw-transition follow --help`"),
     ],
 )
-def test_a_usage_error_says_what_was_expected_there(
+def test_a_usage_error_reports_what_was_expected_there(
     node: Node, words: tuple[str, ...], advice: str
 ) -> None:
     """The commands are listed where none of them was given; else the help of the one is named."""
@@ -197,7 +197,7 @@ def test_help_and_version_are_no_transition(node: Node, option: str) -> None:
 
 @pytest.mark.parametrize("words", [("primary",), ("notify", "GROUP", "G1", "MASTER")])
 @pytest.mark.parametrize("parent", ["keepalived", "another program"])
-def test_the_cause_tells_a_hook_from_a_typed_command(
+def test_the_cause_shows_a_hook_from_a_typed_command(
     node: Node, tmp_path: Path, parent: str, words: tuple[str, ...]
 ) -> None:
     """A hook is a child of the installed keepalived, by its executable."""
@@ -228,7 +228,7 @@ def test_the_cause_tells_a_hook_from_a_typed_command(
         (("notify", "INSTANCE", "VI_1", "DELETED", "100"), []),
     ],
 )
-def test_a_state_and_keepalived_s_word_for_it_do_the_same(
+def test_a_state_and_keepalived_s_notification_for_it_do_the_same(
     node: Node, words: tuple[str, ...], asked: list[str]
 ) -> None:
     """Each is one transition, which ends ok where the peer lives and covers what is here."""
@@ -270,7 +270,7 @@ def test_json_is_the_record_and_the_logged_line(node: Node) -> None:
     assert node.last == logged + "\n"
 
 
-def test_a_degraded_promotion_exits_3_and_says_what_to_type(node: Node) -> None:
+def test_a_degraded_promotion_exits_3_and_reports_what_to_type(node: Node) -> None:
     """1000 expected, none in the kernel: degraded, the cache is kept, and there is advice."""
     node.has(external=1_000)
     ended = node.run("primary")
@@ -280,7 +280,7 @@ def test_a_degraded_promotion_exits_3_and_says_what_to_type(node: Node) -> None:
     assert node.asked == ["-c", "-f internal", "-R", "-B"]
 
 
-def test_a_kept_cache_is_dropped_by_the_next_backup(node: Node) -> None:
+def test_a_left_cache_is_dropped_by_the_next_backup(node: Node) -> None:
     """Once the peer has sent all that is here: -f external, and only then the asking -n."""
     node.has(external=1_000)
     assert node.run("primary").code == 3
@@ -292,7 +292,7 @@ def test_a_kept_cache_is_dropped_by_the_next_backup(node: Node) -> None:
     assert node.number("external") == 300
 
 
-def test_a_kept_cache_stops_a_backup_s_purge(node: Node) -> None:
+def test_a_left_cache_stops_a_backup_s_purge(node: Node) -> None:
     """The peer has less than is here: the copy stays, and nothing is purged."""
     node.has(external=1_000)
     node.run("primary")
@@ -301,7 +301,7 @@ def test_a_kept_cache_stops_a_backup_s_purge(node: Node) -> None:
     assert not {"-f external", "-t"} & set(node.asked)
 
 
-def test_a_kept_cache_of_a_dead_daemon_is_forgotten(node: Node) -> None:
+def test_a_left_cache_of_a_dead_daemon_is_forgotten(node: Node) -> None:
     """Another socket is another daemon, whose cache holds nothing of an old promotion."""
     node.has(external=1_000)
     node.run("primary")
@@ -343,7 +343,7 @@ def test_a_stop_waits_for_nobody(node: Node) -> None:
     assert (ended.code, ended.event["state"]) == (0, "stop")
     assert json.loads(node.last)["state"] == "stop"
     assert node.asked == ["-c"]
-    node.tell("go")
+    node.release("go")
     assert primary.wait().code == 0
 
 
@@ -384,7 +384,7 @@ def test_a_person_sees_a_table_of_the_steps(node: Node) -> None:
     assert "{" not in written
 
 
-def test_a_person_is_told_what_to_type_next(node: Node) -> None:
+def test_a_person_is_advised_what_to_type_next(node: Node) -> None:
     """A degraded promotion ends with its advice."""
     node.has(external=1_000)
     code, written = on_terminal(node, "primary")
@@ -392,7 +392,7 @@ def test_a_person_is_told_what_to_type_next(node: Node) -> None:
     assert "conntrackd -c" in written.splitlines()[-1]
 
 
-def test_a_wrong_word_on_a_terminal_is_one_line_too(node: Node) -> None:
+def test_a_wrong_notification_on_a_terminal_is_one_line_too(node: Node) -> None:
     """One line of advice, and no traceback."""
     code, written = on_terminal(node, "bogus")
     assert code == 2

@@ -84,7 +84,7 @@ UNUSABLE = [
 
 @pytest.mark.parametrize("kind", UNUSABLE)
 def test_a_run_directory_that_cannot_be_used_stops_no_promotion(node: Node, kind: str) -> None:
-    """The promotion goes on without lock or record: degraded, and one line on stderr says why."""
+    """The promotion goes on without lock or record: degraded, with one line on stderr."""
     unusable(node, kind)
     ended = node.run("primary")
     assert node.asked == ["-c", "-f", "-R", "-B"]
@@ -133,7 +133,7 @@ def test_junk_in_the_run_directory_stops_no_promotion(node: Node, name: str, tex
 
 
 def test_an_unreached_daemon_is_asked_again(node: Node) -> None:
-    """Nobody listened at first: asked again, and the number of attempts is told."""
+    """No daemon listened at first: asked again, and the number of attempts is reported."""
     node.on("-c", "get tries; put tries $((value + 1)); [ $value -ge 2 ] || unreached")
     ended = node.run("primary")
     assert ended.code == 0
@@ -175,7 +175,7 @@ def test_a_fault_and_a_stop_start_nothing(node: Node, word: str) -> None:
 
 
 def test_a_daemon_that_does_not_start_fails_the_promotion(node: Node) -> None:
-    """Exit 1, with what the daemon said."""
+    """Exit 1, with what the daemon reported."""
     node.on("any", DOWN)
     node.on("-d", 'refuse "no such interface"')
     ended = node.run("primary")
@@ -265,10 +265,10 @@ def test_a_request_that_hung_is_not_repeated(hung: dict[str, Hung], word: str) -
     assert len(node.asked) == len(set(node.asked))
 
 
-def test_a_hung_promotion_says_what_to_do(
+def test_a_hung_promotion_reports_what_to_do(
     hung: dict[str, Hung],
 ) -> None:
-    """After a failed promotion the reader is told what to type next."""
+    """After a failed promotion the reader has advice what to type next."""
     _, ended = hung["primary"]
     assert "ftfw-transition primary" in ended.event["advice"]
 
@@ -292,7 +292,7 @@ def test_a_daemon_without_an_internal_cache_is_asked_no_flush(node: Node, word: 
 def test_a_fault_after_a_promotion_that_was_cut_before_its_resync_purges_nothing(
     node: Node,
 ) -> None:
-    """The internal cache is empty then, and tells nothing of what only this node holds."""
+    """The internal cache is empty then, and shows nothing of what only this node holds."""
     node.has(external=0, internal=0)
     node.on("-R", "exit 1")
     node.run("primary")
@@ -302,7 +302,7 @@ def test_a_fault_after_a_promotion_that_was_cut_before_its_resync_purges_nothing
 
 
 def test_a_terminal_that_is_not_read_holds_no_lock(node: Node) -> None:
-    """Somebody typed Ctrl-S, or the connection is the one that fails over: the next one acts."""
+    """A person typed Ctrl-S, or the connection is the one that fails over: the next one acts."""
     terminal, end = pty.openpty()
     fill_terminal(end)
     first = node.start("primary", stderr=end)

@@ -1,4 +1,4 @@
-"""follower/continuity.py: a reload dates keepalived's states anew, and nothing was missed."""
+"""follower/continuity.py: a reload dates keepalived's states again, and nothing was missed."""
 
 from __future__ import annotations
 

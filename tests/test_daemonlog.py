@@ -56,7 +56,7 @@ def test_what_is_no_log_file_keeps_no_one_waiting(tmp_path: Path, make: object) 
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_lock_that_cannot_be_made_is_told_from_one_that_is_there(tmp_path: Path) -> None:
+def test_a_lock_that_cannot_be_made_is_distinguished_from_one_that_is_there(tmp_path: Path) -> None:
     """conntrackd reports a read-only directory as a lock file that exists."""
     path, lock = tmp_path / "conntrackd.log", tmp_path / "lock"
     log = DaemonLog(dataclasses.replace(CONF, log_file=str(path), lock_file=str(lock)), None)

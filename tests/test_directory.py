@@ -285,7 +285,7 @@ def test_a_write_that_fails_leaves_the_old_memory_whole(tmp_path: Path, run_dir:
     assert sorted(os.listdir(tmp_path / "run")) == files
 
 
-def test_the_last_event_is_kept_as_it_was_logged(tmp_path: Path, run_dir: RunDir) -> None:
+def test_the_last_event_is_left_as_it_was_logged(tmp_path: Path, run_dir: RunDir) -> None:
     """One line, byte for byte."""
     line = json.dumps({"reason": "500 → 0"}, ensure_ascii=False)
     run_dir.remember(line)

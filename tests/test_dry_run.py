@@ -64,7 +64,7 @@ def test_a_dry_run_touches_nothing(node: Node, words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "text", [None, "Stats { }\n", "", "Sync {"], ids=["missing", "stats", "empty", "broken"]
 )
-def test_a_dry_run_without_a_plan_says_so(node: Node, text: str | None) -> None:
+def test_a_dry_run_without_a_plan_reports_it(node: Node, text: str | None) -> None:
     """Exit 1, one line that names the file once."""
     node.config.unlink()
     if text is not None:
@@ -87,7 +87,7 @@ def announced(node: Node, state: str) -> list[str]:
 
 
 def test_a_dry_run_before_a_promotion_announces_its_commit(node: Node) -> None:
-    """Nothing is remembered of this boot, and it says so."""
+    """Nothing is remembered of this boot, and the first lines name that."""
     assert "no transition is remembered" in node.run("primary", "--dry-run").out
     assert announced(node, "primary") == ["-c", "-f", "-f internal", "-R", "-B"]
 

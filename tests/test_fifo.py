@@ -63,7 +63,7 @@ def umask(mask: int) -> Iterator[None]:
 
 @contextmanager
 def another(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that says when it tries to follow that FIFO, and when it does."""
+    """A process that reports when it tries to follow that FIFO, and when it does."""
     arguments = [sys.executable, "-c", FOLLOWS, str(path)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
         try:
@@ -73,7 +73,7 @@ def another(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def says(process: subprocess.Popen[bytes]) -> bytes:
-    """The next word of that process, or none where it has ended."""
+    """The next line of that process, or none where it has ended."""
     assert process.stdout is not None
     return process.stdout.readline().rstrip()
 
@@ -90,7 +90,7 @@ def fill(writer: int, line: bytes) -> None:
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o177, 0o777])
 def test_it_is_made_for_its_owner_alone(path: Path, mask: int) -> None:
-    """0600 under any umask, so that nobody else takes words away or puts some in."""
+    """0600 under any umask, so that nobody else takes notifications away or puts some in."""
     with umask(mask):
         Fifo(str(path)).close()
     assert path.is_fifo()
@@ -99,7 +99,7 @@ def test_it_is_made_for_its_owner_alone(path: Path, mask: int) -> None:
 
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o644, 0o755])
 def test_one_that_is_there_is_followed_and_closed_to_others(path: Path, mode: int) -> None:
-    """keepalived makes it as well, and whoever can read it takes words away."""
+    """keepalived makes it as well, and whoever can read it takes notifications away."""
     os.mkfifo(path)
     path.chmod(mode)
     with closing(Fifo(str(path))) as fifo:
@@ -144,7 +144,7 @@ def _fifo(mode: int, owner: int = 0) -> Callable[[Path], None]:
 def test_what_cannot_be_trusted_is_refused_and_left_alone(
     path: Path, make: Callable[[Path], None], why: str
 ) -> None:
-    """One line says why; nothing is done to what may be anybody's, and no descriptor stays open."""
+    """One line names the reason; the file is not touched, and no descriptor stays open."""
     make(path)
     before = path.lstat(), len(os.listdir("/proc/self/fd"))
     with pytest.raises(NoFifo, match=f"{re.escape(str(path))}.*{why}") as refused:
@@ -154,7 +154,7 @@ def test_what_cannot_be_trusted_is_refused_and_left_alone(
 
 
 @pytest.mark.parametrize("name", ["missing/fifo", "x" * 300])
-def test_where_none_can_be_made_it_is_said(tmp_path: Path, name: str) -> None:
+def test_where_none_can_be_made_it_is_reported(tmp_path: Path, name: str) -> None:
     """One error for all of them, with the path in it."""
     with pytest.raises(NoFifo, match=str(tmp_path / name)):
         Fifo(str(tmp_path / name))
@@ -169,7 +169,7 @@ def test_no_program_that_is_started_inherits_it(fifo: Fifo) -> None:
 
 
 def test_a_second_follower_is_refused(fifo: Fifo) -> None:
-    """Two would each get some of the words; the second says so, and leaves nothing open."""
+    """Two would each get some of the lines; the second reports it, and leaves nothing open."""
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(NoFifo, match="followed by another process"):
         Fifo(fifo.path)
@@ -223,7 +223,7 @@ def test_any_chunks_of_any_lines_are_those_lines(
 
 
 def test_half_a_line_waits_for_its_other_half(fifo: Fifo, writer: int) -> None:
-    """A writer may be interrupted in the middle of a word, whose beginning may be another word."""
+    """A writer may be interrupted in the middle of a line, whose beginning may be another one."""
     read = []
     for half in (b'GROUP "G1" MASTER_RX_LOWER_PRI 0\nGROUP "G1" MAS', b"TER 0", b"\n"):
         os.write(writer, half)
@@ -232,7 +232,7 @@ def test_half_a_line_waits_for_its_other_half(fifo: Fifo, writer: int) -> None:
 
 
 def test_all_that_is_there_is_read_at_once(fifo: Fifo, writer: int) -> None:
-    """The newest word is the last one of a pipe that is as large and as full as can be."""
+    """The newest notification is the last one of a pipe that is as large and as full as can be."""
     size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
     fill(writer, MASTER)
     lines = fifo.lines()
@@ -242,7 +242,7 @@ def test_all_that_is_there_is_read_at_once(fifo: Fifo, writer: int) -> None:
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
-def test_a_line_without_end_is_neither_fatal_nor_kept(fifo: Fifo, writer: int, pieces: int) -> None:
+def test_a_line_without_end_is_neither_fatal_nor_left(fifo: Fifo, writer: int, pieces: int) -> None:
     """What is longer than any line of keepalived's is thrown away; the next line is a line."""
     for _ in range(pieces):
         os.write(writer, b"x" * 60_000)
@@ -253,7 +253,7 @@ def test_a_line_without_end_is_neither_fatal_nor_kept(fifo: Fifo, writer: int, p
     assert lines == [MASTER]
 
 
-def test_a_line_that_was_cut_is_no_word(fifo: Fifo, writer: int) -> None:
+def test_a_line_that_was_cut_is_no_notification(fifo: Fifo, writer: int) -> None:
     """What was thrown away may have made garbage of it."""
     os.write(writer, MASTER.ljust(4096, b"0") + b"garbage")
     assert fifo.lines() == []
@@ -272,15 +272,15 @@ def test_a_writer_that_goes_is_no_end(fifo: Fifo) -> None:
         assert fifo.lines() == []
 
 
-# -- words that were lost -----------------------------------------------------------------------
+# -- lines that were lost ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [len(MASTER), 100, 300])
 @pytest.mark.parametrize("size", [4096, 65536])
-def test_one_that_was_full_may_have_refused_words(
+def test_one_that_was_full_may_have_refused_notifications(
     fifo: Fifo, writer: int, length: int, size: int
 ) -> None:
-    """keepalived drops a line that does not fit, and tells nobody; the next look is another one."""
+    """keepalived drops a line that does not fit, and shows nobody; the next look is another one."""
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
     fill(writer, b"x" * length)
     seen = []

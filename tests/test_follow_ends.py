@@ -33,7 +33,7 @@ DOES_NOTHING = f"{WAITS}; exit 0"
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_an_idle_follower(follower: Follower, number: signal.Signals) -> None:
-    """Within a second, with status 0, and its last event says why."""
+    """Within a second, with status 0, and its last event names the reason."""
     follower.signal(number)
     ended = follower.wait(within=3)
     assert (ended.code, ended.lines) == (0, [])
@@ -41,19 +41,21 @@ def test_a_signal_ends_an_idle_follower(follower: Follower, number: signal.Signa
     assert number.name in ended.events[-1]["reason"]
 
 
-def test_a_stop_that_is_there_already_is_heard(node: Node, follower: Follower) -> None:
+def test_a_stop_that_is_there_already_is_received(node: Node, follower: Follower) -> None:
     """keepalived writes STOP, and ends its follower."""
     with keepalived_s_end(node.fifo), stopped(follower):
-        follower.say("STOP")
+        follower.send("STOP")
         follower.signal(signal.SIGTERM)
     assert follower.wait(within=3).code == 0
     assert states(follower) == ["stop"]
 
 
 @pytest.mark.parametrize("seconds", [0, STOP_SECONDS], ids=["at once", "it stood still"])
-def test_a_stop_that_comes_right_after_the_signal_is_heard(node: Node, seconds: float) -> None:
-    """keepalived signals its follower first, and writes its last words then: in time, though a
-    follower that the machine kept waiting has none left."""
+def test_a_stop_that_comes_right_after_the_signal_is_received(node: Node, seconds: float) -> None:
+    """keepalived signals its follower first, and writes its last lines then.
+
+    They are read, even if the machine stood still and no time is left.
+    """
     with service_manager(node) as (heard, environment):
         follower = node.follow(environment=environment)
         with keepalived_s_end(node.fifo) as end:
@@ -72,12 +74,12 @@ def test_a_signal_does_not_wait_for_a_daemon_that_is_being_started(
 ) -> None:
     """And leaves it to itself: half a start would leave a lock file."""
     node.on("any", DOWN)
-    node.on("-d", ": >$world/asking; until_told go; : >$world/up")
-    follower.say("MASTER")
+    node.on("-d", ": >$world/asking; until_released go; : >$world/up")
+    follower.send("MASTER")
     until((node.world / "asking").exists, "conntrackd is being started")
     follower.signal(signal.SIGTERM)
     assert follower.wait(within=3).code == 0
-    node.tell("go")
+    node.release("go")
     until((node.world / "up").exists, "it is started all the same")
 
 
@@ -98,12 +100,12 @@ def test_a_signal_leaves_a_transition_to_the_next_follower(
     assert (ended["state"], ended["outcome"]) == (STATES[word].value, "ok")
 
 
-def test_a_word_that_nobody_has_begun_is_left_to_the_next_follower(
+def test_a_notification_that_nobody_has_begun_is_left_to_the_next_follower(
     node: Node, follower: Follower
 ) -> None:
     """SIGTERM came with it: the FIFO forgets it, the run directory does not."""
     with stopped(follower):
-        follower.say("MASTER")
+        follower.send("MASTER")
         follower.signal(signal.SIGTERM)
     assert follower.wait(within=3).code == 0
     assert node.asked == []
@@ -116,7 +118,7 @@ def test_a_signal_that_comes_too_late_leaves_nothing(node: Node, follower: Follo
     once_reaped = "while kill -0 $$; do :; done; kill -TERM $PPID"
     node.on("-s queue", f"({once_reaped}) >/dev/null 2>&1 &")
     node.on("-R", "put internal 3")
-    follower.say("MASTER")
+    follower.send("MASTER")
     assert follower.wait().code == 0
     assert follower.transitions[-1]["outcome"] == "ok"
     (node.world / "on" / "-s queue").unlink()
@@ -126,7 +128,7 @@ def test_a_signal_that_comes_too_late_leaves_nothing(node: Node, follower: Follo
 
 def test_a_follower_that_is_started_again_asks_nothing(node: Node, follower: Follower) -> None:
     """A package upgrade on the live primary: all was done."""
-    follower.say("MASTER")
+    follower.send("MASTER")
     follower.finished(1)
     follower.signal(signal.SIGTERM)
     follower.wait()
@@ -136,7 +138,7 @@ def test_a_follower_that_is_started_again_asks_nothing(node: Node, follower: Fol
 
 
 def test_nobody_finishes_a_promotion_that_was_stopped(node: Node, follower: Follower) -> None:
-    """keepalived ends in mid-promotion, with a STOP: the next follower waits for a word."""
+    """keepalived ends in mid-promotion, with a STOP: the next follower waits for a notification."""
     in_mid(node, follower, "MASTER", "-c")
     with keepalived_s_end(node.fifo) as end:
         follower.signal(signal.SIGTERM)
@@ -152,7 +154,7 @@ def test_nobody_finishes_a_promotion_that_was_stopped(node: Node, follower: Foll
 def test_nobody_finishes_a_promotion_that_was_killed_before_a_stop(
     node: Node, follower: Follower
 ) -> None:
-    """The stop came by a hook: the next follower waits for a word."""
+    """The stop came by a hook: the next follower waits for a notification."""
     in_mid(node, follower, "MASTER", "-c")
     killed(follower)
     assert node.run("stop").code == 0
@@ -224,7 +226,7 @@ def test_what_waits_in_the_fifo_is_newer_than_what_was_not_finished(
     in_mid(node, follower, "MASTER", "-c")
     with keepalived_s_end(node.fifo):
         with stopped(follower):
-            follower.say("BACKUP")
+            follower.send("BACKUP")
             follower.signal(signal.SIGKILL)
         follower.process.wait()
         following = node.follow()
@@ -235,7 +237,7 @@ def test_what_waits_in_the_fifo_is_newer_than_what_was_not_finished(
 
 
 def test_of_several_the_newest_is_finished(node: Node, follower: Follower) -> None:
-    """A hook waited when both were killed: its word was the last."""
+    """A hook waited when both were killed: its notification was the last."""
     in_mid(node, follower, "MASTER", "-c")
     with stopped(follower):
         hook = node.start("backup")
@@ -252,14 +254,14 @@ def test_of_several_the_newest_is_finished(node: Node, follower: Follower) -> No
 
 def test_what_a_killed_hook_left_is_finished(node: Node, follower: Follower) -> None:
     """While a follower is there, nothing stays half done."""
-    follower.say("BACKUP")
+    follower.send("BACKUP")
     follower.finished(1)
     node.on("-c", DOES_NOTHING)
     hook = node.start("primary")
     until((node.world / "asking").exists, "the commit runs")
     killed(hook)
     goes_on(node, "-c")
-    assert follower.told("sync.lost")["outcome"] == "degraded"
+    assert follower.reported("sync.lost")["outcome"] == "degraded"
     assert follower.finished(2)["state"] == "primary"
     assert [asked for asked in node.asked if asked not in ("-n", "-t")] == ["-c", *PROMOTION]
 

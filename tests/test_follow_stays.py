@@ -22,24 +22,24 @@ from tests.fake.following import (
     states,
     stopped,
 )
-from tests.fake.node import Follower, Node, later, lives
+from tests.fake.node import Follower, Node, is_running, later
 from tests.waiting import until
 
 # -- whatever happens, it stays -----------------------------------------------------------------
 
 
 def test_a_configuration_is_read_again(node: Node, follower: Follower) -> None:
-    """SIGHUP: an event says whether it is in force; a broken one ends nobody."""
+    """SIGHUP: an event reports whether it is in force; a broken one does not end the follower."""
     follower.signal(signal.SIGHUP)
-    assert follower.told("conf.read")["outcome"] == "ok"
+    assert follower.reported("conf.read")["outcome"] == "ok"
     node.config.write_text("Sync {")
     follower.signal(signal.SIGHUP)
-    event = follower.told("conf.read", number=2)
+    event = follower.reported("conf.read", number=2)
     assert (event["outcome"], str(node.config) in event["reason"]) == ("degraded", True)
     node.configure("Mode ALARM { }")
     follower.signal(signal.SIGHUP)
-    assert follower.told("conf.read", number=3)["outcome"] == "ok"
-    follower.say("MASTER")
+    assert follower.reported("conf.read", number=3)["outcome"] == "ok"
+    follower.send("MASTER")
     follower.finished(1)
     assert "-B" not in node.asked
 
@@ -48,26 +48,26 @@ def test_a_configuration_is_read_again(node: Node, follower: Follower) -> None:
 def test_a_broken_configuration_ends_no_follower(
     node: Node, follower: Follower, text: str | None
 ) -> None:
-    """The word that it stops is told as failed or degraded; the one after its mending is done."""
+    """The notification ends failed or degraded; the one after the fix is carried out."""
     node.config.unlink()
     if text is not None:
         node.config.write_text(text)
-    follower.say("MASTER")
+    follower.send("MASTER")
     assert follower.finished(1)["outcome"] != "ok"
-    follower.say("BACKUP")
+    follower.send("BACKUP")
     follower.finished(2)
     node.configure("Mode FTFW { }")
-    follower.say("MASTER")
+    follower.send("MASTER")
     assert follower.finished(3)["outcome"] == "ok"
 
 
-def test_a_word_that_was_refused_is_tried_again_once_the_cause_is_mended(
+def test_a_notification_that_was_refused_is_tried_again_once_the_cause_is_fixed(
     node: Node, follower: Follower
 ) -> None:
     """keepalived reports it once: nobody else would make this node a backup."""
     node.config.write_text("Sync {")
     node.on("-s", 'refuse "syntax error"')
-    follower.say("BACKUP")
+    follower.send("BACKUP")
     assert follower.finished(1)["outcome"] == "failed"
     (node.world / "on" / "-s").unlink()
     node.configure("Mode FTFW { }")
@@ -78,7 +78,7 @@ def test_a_word_that_was_refused_is_tried_again_once_the_cause_is_mended(
 
 def test_a_rival_that_never_yields_is_answered_now_and_then(node: Node, follower: Follower) -> None:
     """keepalived writes a line for each of its adverts, and a re-assertion empties a cache."""
-    follower.say("MASTER")
+    follower.send("MASTER")
     follower.finished(1)
     for _ in range(30):
         follower.write(ANOTHER_MASTER)
@@ -91,20 +91,20 @@ def test_a_rival_that_never_yields_is_answered_now_and_then(node: Node, follower
 def test_a_run_directory_that_cannot_be_used_ends_no_follower(
     node: Node, follower: Follower, trouble: str
 ) -> None:
-    """Each word is acted upon, and says what it lacks; without a directory one is made."""
-    with stopped(follower):  # else it makes one anew between two acts
+    """Each notification is carried out, and names what it lacks; a directory is made again."""
+    with stopped(follower):  # else it makes one again between two acts
         shutil.rmtree(node.run_dir)
         if trouble == "of others":
             node.run_dir.mkdir()
             node.run_dir.chmod(0o777)
         elif trouble == "a file":
             node.run_dir.touch()
-    follower.say("MASTER")
+    follower.send("MASTER")
     ended = follower.finished(1)
     assert ended["outcome"] == ("ok" if trouble == "gone" else "degraded")
     assert node.asked == PROMOTION
     follower.goes_round()
-    follower.say("STOP")
+    follower.send("STOP")
     assert follower.finished(2)["state"] == "stop"
 
 
@@ -114,19 +114,19 @@ def test_a_fifo_that_goes_with_the_run_directory_is_made_anew(node: Node) -> Non
     with stopped(follower):
         shutil.rmtree(node.run_dir)
     until(follower.fifo.exists, "it is there again")
-    follower.say("MASTER")
+    follower.send("MASTER")
     assert follower.finished(1)["outcome"] == "ok"
 
 
 def test_a_client_that_is_not_there_ends_no_follower(node: Node) -> None:
-    """The word fails, with what to install; once it is there, the next one is acted upon."""
+    """The notification fails, with what to install; then the next one is carried out."""
     node.client = node.world / "client"
     follower = node.follow()
-    follower.say("MASTER")
+    follower.send("MASTER")
     assert follower.finished(1)["outcome"] == "failed"
     with stopped(follower):
         shutil.copy(Path(__file__).with_name("fake") / "conntrackd", node.client)
-        follower.say("STOP", "MASTER")
+        follower.send("STOP", "MASTER")
     until(lambda: states(follower)[-1] == "primary" and node.asked == PROMOTION, "it is promoted")
 
 
@@ -143,7 +143,7 @@ def test_a_log_that_nobody_reads_any_more_ends_no_follower(node: Node) -> None:
         until(lambda: node.asked == PROMOTION, "it is promoted")
 
 
-def test_a_log_that_is_not_read_holds_up_no_word(node: Node) -> None:
+def test_a_log_that_is_not_read_holds_up_no_notification(node: Node) -> None:
     """The pipe of its stderr is full, and stays so."""
     reader, writer = os.pipe2(os.O_NONBLOCK)
     fill(writer, b"x" * 4096)
@@ -159,15 +159,15 @@ def test_a_log_that_is_not_read_holds_up_no_word(node: Node) -> None:
 
 
 def test_a_daemon_that_died_is_started_again(node: Node, follower: Follower) -> None:
-    """An idle follower sees it, says so, starts it and brings this node back in sync."""
-    node.tell("up")
+    """An idle follower sees it, reports it, starts it and brings this node back in sync."""
+    node.release("up")
     node.on("any", DOWN)
     node.on("-d", ": >$world/up")
-    follower.say("MASTER")
+    follower.send("MASTER")
     follower.finished(1)
     later()
     (node.world / "up").unlink()
-    assert follower.told("sync.lost")["outcome"] == "degraded"
+    assert follower.reported("sync.lost")["outcome"] == "degraded"
     ended = follower.finished(2)
     assert (ended["state"], ended["steps"][0]["name"]) == ("primary", "start")
     assert node.asked[4:].count("-d") == 1
@@ -175,23 +175,23 @@ def test_a_daemon_that_died_is_started_again(node: Node, follower: Follower) -> 
     assert node.asked.count("-c") == 1
 
 
-def test_a_word_ends_a_look_at_a_daemon_that_hangs(node: Node) -> None:
-    """An idle follower's look is not worth a word's waiting, and its client is not left behind."""
+def test_a_notification_ends_a_poll_at_a_daemon_that_hangs(node: Node) -> None:
+    """A notification does not wait for an idle follower's poll, whose client is ended."""
     follower = node.follow()
     node.on("-R", "put internal 3")
     node.on("-s queue", f"echo '{WAITS}' >$world/on/any")  # a promotion's last request
-    follower.say("MASTER")
+    follower.send("MASTER")
     follower.finished(1)
     until((node.world / "asking").exists, "it looks")
-    follower.say("STOP")
+    follower.send("STOP")
     assert follower.finished(2, within=4)["state"] == "stop"
-    until(lambda: not lives(node.clients[-1]), "its client is gone")
+    until(lambda: not is_running(node.clients[-1]), "its client is gone")
 
 
 # -- as a service -------------------------------------------------------------------------------
 
 
-def test_a_service_manager_is_told_everything(node: Node) -> None:
+def test_a_service_manager_is_reported_everything(node: Node) -> None:
     """READY=1 once the FIFO is open, STATUS with the state, WATCHDOG=1, STOPPING=1 at the end."""
     with service_manager(node) as (heard, environment):
         os.mkfifo(node.fifo, 0o600)
@@ -200,7 +200,7 @@ def test_a_service_manager_is_told_everything(node: Node) -> None:
         os.close(os.open(node.fifo, os.O_WRONLY | os.O_NONBLOCK))  # there is a reader
         for _ in range(3):
             assert heard("WATCHDOG=1") == "WATCHDOG=1"
-        follower.say("MASTER")
+        follower.send("MASTER")
         assert "ok" in heard("STATUS=primary")
         follower.signal(signal.SIGTERM)
         heard("STOPPING=1")
@@ -215,7 +215,7 @@ def test_a_running_commit_is_alive(node: Node) -> None:
         begun = boot_seconds()
         while boot_seconds() < begun + 1:  # some that were sent before may come first
             heard("WATCHDOG=1")
-        node.tell("go")
+        node.release("go")
         assert follower.finished(1)["outcome"] == "ok"
 
 
@@ -224,7 +224,7 @@ def test_a_daemon_that_is_started_is_no_part_of_the_service(node: Node) -> None:
     node.on("any", DOWN)
     node.on("-d", "env >$world/environment; : >$world/up")
     follower = node.follow(environment={"NOTIFY_SOCKET": str(node.world / "notify")})
-    follower.say("MASTER")
+    follower.send("MASTER")
     follower.finished(1)
     assert "NOTIFY_SOCKET" not in (node.world / "environment").read_text()
 
@@ -238,11 +238,11 @@ CHEAP = "Mode ALARM { DisableInternalCache On DisableExternalCache On }"
 
 @pytest.mark.parametrize("word", [None, "MASTER", "STOP"])
 def test_an_idle_follower_costs_next_to_nothing(node: Node, word: str | None) -> None:
-    """It sleeps: before any word, as a primary, and after keepalived has stopped."""
+    """It sleeps: before any notification, as a primary, and after keepalived has stopped."""
     with service_manager(node) as (heard, environment):
         follower = node.follow(environment=environment)
         if word is not None:
-            follower.say(word)
+            follower.send(word)
             follower.finished(1)
         follower.goes_round()
         before = follower.cpu_ticks
@@ -251,14 +251,14 @@ def test_an_idle_follower_costs_next_to_nothing(node: Node, word: str | None) ->
         assert follower.cpu_ticks - before < 0.25 * TICKS_PER_SECOND
 
 
-def test_ten_thousand_words_cost_no_memory(node: Node) -> None:
+def test_ten_thousand_notifications_cost_no_memory(node: Node) -> None:
     """At most 40 MiB, and less than 1 MiB more after 10,000 notifications than after 1,000."""
     node.configure(CHEAP)
     follower = node.follow()
     assert follower.resident_kib <= 40 * 1024
     sizes = []
     for _ in range(10):
-        follower.say(*["MASTER", "FAULT"] * 500)
+        follower.send(*["MASTER", "FAULT"] * 500)
         follower.goes_round()
         sizes.append(follower.resident_kib)
     assert states(follower)[-1] == "fault"
@@ -275,7 +275,7 @@ def test_a_hundred_transitions_leave_no_file_open(node: Node, *, trusted: bool) 
     follower = node.follow()
     files, memory = [], []
     for number in range(1, 121):
-        follower.say("MASTER" if number % 2 else "FAULT")
+        follower.send("MASTER" if number % 2 else "FAULT")
         follower.finished(number)
         if number in (20, 120):
             follower.goes_round()

@@ -97,7 +97,7 @@ def wanted(*chunks: bytes) -> Wanted | None:
 
 
 @given(st.lists(st.sampled_from(OURS), min_size=1, max_size=8))
-def test_the_last_word_is_what_is_wanted(said: list[bytes]) -> None:
+def test_the_last_notification_is_what_is_wanted(said: list[bytes]) -> None:
     """However many there are, and whether this node was something else meanwhile is known."""
     found = wanted(lines(*said))
     assert found is not None
@@ -108,7 +108,7 @@ def test_the_last_word_is_what_is_wanted(said: list[bytes]) -> None:
 
 @given(SAID, st.lists(st.integers(0, 300), max_size=8))
 def test_any_chunking_means_the_same(said: list[bytes], cuts: list[int]) -> None:
-    """Half lines, single bytes, several lines at once: the same word, of the same kind."""
+    """Half lines, single bytes, several lines at once: the same notification, of the same kind."""
     text = lines(*said)
     ends = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
     chunks = [text[begin:end] for begin, end in pairwise(ends)]
@@ -117,14 +117,14 @@ def test_any_chunking_means_the_same(said: list[bytes], cuts: list[int]) -> None
 
 @given(SAID, st.data())
 def test_any_noise_in_between_means_nothing(said: list[bytes], data: st.DataObject) -> None:
-    """Other words, other groups, garbage and lines without end: as if they were not there."""
+    """Other lines, other groups, garbage and lines without end: as if they were not there."""
     noisy = [line for word in said for line in (*data.draw(st.lists(NOISE, max_size=2)), word)]
     assert wanted(lines(*noisy)) == wanted(lines(*said))
 
 
 @given(SAID, st.sampled_from(OURS))
-def test_a_word_is_taken_once(said: list[bytes], more: bytes) -> None:
-    """What was taken is acted upon; only what comes after it is new."""
+def test_a_notification_is_taken_once(said: list[bytes], more: bytes) -> None:
+    """What was taken is carried out; only what comes after it is new."""
     with inbox() as (box, write):
         write(lines(*said))
         box.read()
@@ -135,7 +135,7 @@ def test_a_word_is_taken_once(said: list[bytes], more: bytes) -> None:
 
 
 def test_a_rival_is_of_interest_once_the_promotion_is_taken() -> None:
-    """While the promotion runs, and after it: a primary that heard another one."""
+    """While the promotion runs, and after it: a primary that received another one."""
     with inbox() as (box, write):
         write(lines(OURS[0]))
         box.read()
@@ -147,7 +147,7 @@ def test_a_rival_is_of_interest_once_the_promotion_is_taken() -> None:
 
 
 @given(SAID, st.sampled_from(list(State)[:3]), SAID)
-def test_an_answer_is_older_than_what_was_said_since(
+def test_an_answer_is_older_than_what_was_reported_since(
     before: list[bytes], answered: State, since: list[bytes]
 ) -> None:
     """keepalived's answer counts like a line that it wrote between the two."""
@@ -167,7 +167,7 @@ def test_an_answer_is_older_than_what_was_said_since(
 
 
 @given(SAID)
-def test_what_follows_from_a_look_replaces_no_word(said: list[bytes]) -> None:
+def test_what_follows_from_a_poll_replaces_no_notification(said: list[bytes]) -> None:
     """A promotion that came while somebody looked at conntrackd is not lost."""
     with inbox() as (box, write):
         issued = box.issued()
@@ -182,8 +182,8 @@ def test_what_follows_from_a_look_replaces_no_word(said: list[bytes]) -> None:
         assert word.issued == issued
 
 
-def test_a_word_is_not_of_the_future() -> None:
-    """It is as old as its reading, in a burst as well: what somebody types after it is younger."""
+def test_a_notification_is_not_of_the_future() -> None:
+    """It is as old as its reading, in a burst as well: what somebody types after it is newer."""
     with inbox() as (box, write):
         for line in OURS[:2] * 500:
             write(lines(line))
@@ -193,7 +193,7 @@ def test_a_word_is_not_of_the_future() -> None:
             assert word.issued.ticks <= boot_seconds() * TICKS_PER_SECOND
 
 
-def test_no_two_words_that_are_acted_upon_are_of_the_same_age() -> None:
+def test_no_two_notifications_that_are_acted_upon_are_of_the_same_age() -> None:
     """Within one tick of the clock, too."""
     with inbox() as (box, write):
         starts = []
@@ -206,7 +206,7 @@ def test_no_two_words_that_are_acted_upon_are_of_the_same_age() -> None:
     assert starts == sorted(set(starts))
 
 
-def test_half_a_word_is_none_yet(follower: Follower) -> None:
+def test_half_a_notification_is_none_yet(follower: Follower) -> None:
     """It waits for its other half."""
     follower.write(b'GROUP "G1" MAS')
     follower.goes_round()
@@ -226,7 +226,7 @@ def test_half_a_word_is_none_yet(follower: Follower) -> None:
 def test_any_bytes_end_in_the_last_state(
     follower: Follower, said: list[bytes], noise: list[bytes], cuts: list[int]
 ) -> None:
-    """Whatever is in between, and however it is cut: the last word decides, nobody dies."""
+    """Whatever is in between, and however it is cut: the newest notification decides."""
     text = lines(*noise, *said, *noise)
     ends = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
     for begin, end in pairwise(ends):
@@ -243,7 +243,7 @@ def test_one_fifo_has_one_follower(node: Node, follower: Follower) -> None:
     second = node.run("follow", "--group", "G1", str(node.fifo))
     assert (second.code, len(second.lines)) == (1, 1)
     assert str(node.fifo) in second.lines[0]
-    follower.say("STOP")
+    follower.send("STOP")
     assert follower.finished(1)["state"] == "stop"
 
 
@@ -254,7 +254,7 @@ def test_a_second_follower_waits_for_the_first_to_end(node: Node, follower: Foll
     until(lambda: "follow" in command.read_text(), "the second is there")
     follower.signal(signal.SIGTERM)
     assert follower.wait().code == 0
-    follower.say("MASTER")
+    follower.send("MASTER")
     until(lambda: node.asked == PROMOTION, "the second acts")
 
 
@@ -326,12 +326,12 @@ def test_a_fifo_that_is_not_there_is_made(node: Node) -> None:
 
 
 def test_a_fifo_that_was_made_anew_is_followed(node: Node, follower: Follower) -> None:
-    """keepalived stops, which unlinks it, and starts again: its words are acted upon."""
+    """keepalived stops, which unlinks it, and starts again: its notifications are carried out."""
     with stopped(follower):
         node.fifo.unlink()
         os.mkfifo(node.fifo, 0o600)
-    follower.told("keepalived.asked", "re-created")
-    follower.say("MASTER")
+    follower.reported("keepalived.asked", "re-created")
+    follower.send("MASTER")
     assert follower.finished(1)["state"] == "primary"
 
 
@@ -339,11 +339,13 @@ def test_a_fifo_that_was_taken_away_is_made_anew(node: Node, follower: Follower)
     """A keepalived that starts later finds it."""
     node.fifo.unlink()
     until(node.fifo.exists, "it is there again")
-    follower.say("MASTER")
+    follower.send("MASTER")
     assert follower.finished(1)["state"] == "primary"
 
 
-def test_the_last_word_in_a_fifo_that_is_gone_is_heard(node: Node, follower: Follower) -> None:
+def test_the_last_notification_in_a_fifo_that_is_gone_is_received(
+    node: Node, follower: Follower
+) -> None:
     """keepalived writes STOP, and unlinks it at once."""
     with stopped(follower):
         with keepalived_s_end(node.fifo) as end:
@@ -360,11 +362,11 @@ def test_a_fifo_that_has_become_a_file_is_not_followed(node: Node, follower: Fol
     assert (ended.code, len(ended.lines)) == (1, 1)
 
 
-def test_a_full_fifo_may_have_refused_the_last_word(node: Node, follower: Follower) -> None:
+def test_a_full_fifo_may_have_refused_the_last_notification(node: Node, follower: Follower) -> None:
     """keepalived does not wait: what did not fit is gone, so that it is asked for its state."""
     with stopped(follower), keepalived_s_end(node.fifo) as end:
         fill(end, b'GROUP "G1" MASTER 0\n')
-    follower.told("keepalived.asked", "the FIFO was full")
+    follower.reported("keepalived.asked", "the FIFO was full")
 
 
 def test_a_fifo_that_is_full_again_and_again_makes_no_storm_of_questions(
@@ -377,7 +379,7 @@ def test_a_fifo_that_is_full_again_and_again_makes_no_storm_of_questions(
         follower.goes_round()
     first, second = (
         datetime.fromisoformat(
-            follower.told("keepalived.asked", "the FIFO was full", number)["time"]
+            follower.reported("keepalived.asked", "the FIFO was full", number)["time"]
         )
         for number in (1, 2)
     )
@@ -391,5 +393,5 @@ def test_a_fifo_that_filled_up_during_a_transition_may_have_too(
     in_mid(node, follower, "MASTER", "-c")
     with stopped(follower), keepalived_s_end(node.fifo) as end:
         fill(end, b'GROUP "G2" MASTER 0\n')
-    node.tell("go")
-    follower.told("keepalived.asked", "the FIFO was full")
+    node.release("go")
+    follower.reported("keepalived.asked", "the FIFO was full")

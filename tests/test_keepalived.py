@@ -34,7 +34,7 @@ from tests.waiting import until
 VI_2 = Followed("INSTANCE", "VI_2")
 
 
-# -- what it says -------------------------------------------------------------------------------
+# -- what it reports -------------------------------------------------------------------------------
 
 
 def test_no_keepalived_is_known_for_none(place: Place) -> None:
@@ -59,7 +59,7 @@ def test_one_that_was_killed_is_known_for_none(place: Place) -> None:
 
 
 def test_one_in_another_network_is_not_asked(place: Place, tmp_path: Path) -> None:
-    """A keepalived in a container says nothing of this node."""
+    """A keepalived in a container reports nothing of this node."""
     place.master()
     with Place("elsewhere", tmp_path) as elsewhere, pytest.raises(NotRunning):
         elsewhere.asked()
@@ -117,8 +117,8 @@ def test_one_that_cannot_write_its_dump_is_not_known(place: Place, tmpdir: str) 
     assert said.startswith("keepalived does not answer (")
 
 
-def test_one_that_has_respawned_a_crashed_child_is_told_from_before(place: Place) -> None:
-    """It counts its promotions anew: the same number is another tenure."""
+def test_one_that_has_respawned_a_crashed_child_is_reported_from_before(place: Place) -> None:
+    """It counts its promotions again: the same number is another tenure."""
     process = place.master()
     before = place.asked()
     os.kill(child(process), signal.SIGKILL)

@@ -46,7 +46,7 @@ class NewerError(Exception):
 
 @pytest.mark.parametrize("which", ["parent", "child"])
 def test_one_that_is_stopped_keeps_nobody_waiting(place: Place, which: str) -> None:
-    """A few tens of milliseconds; what it said earlier is not taken for its answer."""
+    """A few tens of milliseconds; what it reported earlier is not taken for its answer."""
     process = place.master()
     dump = place.files / "tmp/keepalived.json"
     dump.write_text(DUMP)
@@ -202,7 +202,7 @@ def test_a_program_that_does_not_say_its_signal_keeps_no_one_waiting(
         Keepalived(str(slow), interrupt)._signal_number()
 
 
-# -- what it has not said -----------------------------------------------------------------------
+# -- what it has not reported ------------------------------------------------------------------
 
 
 def _file(path: Path) -> None:
@@ -250,7 +250,7 @@ def planted(dump: Path, make: Callable[[Path], object]) -> Iterator[None]:
 def test_what_anybody_can_put_in_place_of_the_dump_is_not_believed(
     place: Place, make: Callable[[Path], object]
 ) -> None:
-    """Anybody may write into /tmp: only root's own plain file is keepalived's word."""
+    """Anybody may write into /tmp: only root's own plain file is keepalived's notification."""
     process = place.keepalived(BACKUP)
     place.awaits(lambda: INSTALLED.vrrp_state(VI_1).state is State.BACKUP)
     dump = place.files / "tmp/keepalived.json"
@@ -278,7 +278,7 @@ def test_a_dump_in_a_directory_that_all_may_write_is_read(place: Place, shared: 
     for _ in range(3):
         assert place.answer() == "keepalived reports that this node is master of VI_1"
     with place.stopped(process.pid, child(process)):
-        # What it said before is no answer, though it is root's.
+        # What it reported before is no answer, though it is root's.
         dump = shared / "keepalived.json"
         assert dump.exists()
         assert "wrote no dump" in (place.objection() or "")

@@ -54,7 +54,7 @@ def test_the_sum_wraps_as_the_counters_do() -> None:
     before=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=8),
     data=st.data(),
 )
-def test_an_increase_is_told_across_any_wrap(before: list[int], data: st.DataObject) -> None:
+def test_an_increase_is_reported_across_any_wrap(before: list[int], data: st.DataObject) -> None:
     """Whichever CPUs made entries and whichever wrapped, the increase is exact."""
     made = [data.draw(st.integers(0, 10**6)) for _ in before]
     after = [(count + more) % 2**32 for count, more in zip(before, made, strict=True)]

@@ -193,7 +193,7 @@ def test_a_failed_transition_is_an_error(node: Node) -> None:
     assert all((priority == ERROR) == (e["outcome"] == "failed") for priority, _, e in lines)
 
 
-def test_a_wrong_word_is_logged_too(node: Node) -> None:
+def test_a_wrong_notification_is_logged_too(node: Node) -> None:
     """A hook's stderr is /dev/null: a wrong notify line in keepalived.conf must be found."""
     with node.log_socket() as log:
         assert node.run("bogus").code == 2
@@ -230,7 +230,7 @@ def test_a_full_log_holds_up_no_transition(node: Node) -> None:
     assert json.loads(node.last)["outcome"] == "ok"
 
 
-def test_a_follower_tells_all_once_there_is_room_in_the_log(node: Node) -> None:
+def test_a_follower_shows_all_once_there_is_room_in_the_log(node: Node) -> None:
     """keepalived's own lines come at the same moment, and fill a short queue."""
     with node.log_socket() as log:
         node.start("follow", "--group", "G1", str(node.fifo))

@@ -139,7 +139,7 @@ def _asked(steps: tuple[Step, ...]) -> str:
 
 
 def test_every_condition_is_explained() -> None:
-    """Each under the words that the steps have."""
+    """Each under the notifications that the steps have."""
     explained = set(paragraphs(section("STEPS").partition(".SS Conditions")[2]))
 
     assert {text.strip().replace("not ", "") for text in CONDITIONS.values() if text} <= explained

@@ -70,7 +70,7 @@ def promoted(outcome: Outcome = Outcome.OK) -> Memory:
 # -- of which daemon ----------------------------------------------------------------------------
 
 
-def test_the_same_daemon_s_memory_is_kept() -> None:
+def test_the_same_daemon_s_memory_is_left() -> None:
     """It is known by its socket."""
     assert promoted().of(DAEMON) == promoted()
 

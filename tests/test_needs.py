@@ -62,7 +62,7 @@ def test_another_daemon_than_the_last_transition_s_has_new_caches(
     assert needs(WELL._replace(daemon=before), at(0, 7)) == [Need.RESTARTED]
 
 
-def test_a_daemon_whose_identity_cannot_be_told_is_not_taken_for_another() -> None:
+def test_a_daemon_whose_identity_cannot_be_reported_is_not_taken_for_another() -> None:
     """Its socket may be gone for the moment of a poll; it answers."""
     assert needs(WELL, at(0, 7, daemon=None), at(5, 12)) == [None, None]
 

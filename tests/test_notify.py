@@ -1,4 +1,4 @@
-"""notify.py: keepalived's words become states, and every other word is refused or passed over."""
+"""notify.py: keepalived's notifications become states, and the rest is refused or skipped."""
 
 import json
 import os
@@ -87,15 +87,15 @@ def test_an_instance_may_have_any_name(name: str) -> None:
         ("G1", ""),
     ],
 )
-def test_any_other_word_is_refused(words: tuple[str, ...]) -> None:
-    """A word that keepalived does not say is never guessed at."""
+def test_any_other_notification_is_refused(words: tuple[str, ...]) -> None:
+    """A notification that keepalived does not say is never guessed at."""
     with pytest.raises(ValueError, match=r"\S"):
         read_arguments(words)
 
 
 @given(st.lists(WORDS, max_size=6).map(tuple))
-def test_any_words_are_a_notification_or_one_line_of_advice(words: tuple[str, ...]) -> None:
-    """Whatever the words are, the answer is a notification or advice in one line."""
+def test_any_notifications_are_a_notification_or_one_line_of_advice(words: tuple[str, ...]) -> None:
+    """Whatever the notifications are, the answer is a notification or advice in one line."""
     notification, advice = None, ""
     try:
         notification = read_arguments(words)
@@ -113,7 +113,7 @@ def test_any_words_are_a_notification_or_one_line_of_advice(words: tuple[str, ..
 
 @pytest.mark.parametrize("word", ["MASTER", "BACKUP", "FAULT", "STOP", "DELETED"])
 @pytest.mark.parametrize("followed", [GROUP, INSTANCE])
-def test_the_words_of_whom_we_follow_are_heard(followed: Followed, word: str) -> None:
+def test_the_notifications_of_whom_we_follow_are_received(followed: Followed, word: str) -> None:
     """A sync group's or an instance's, whatever its priority."""
     line = f'{followed.kind} "{followed.name}" {word} 150'.encode()
     assert followed.read_line(line) == Notification(followed.name, STATES[word], reassert=False)
@@ -131,7 +131,7 @@ def test_the_words_of_whom_we_follow_are_heard(followed: Followed, word: str) ->
     ],
 )
 @pytest.mark.parametrize("followed", [GROUP, INSTANCE])
-def test_everybody_else_s_words_are_passed_over(followed: Followed, line: str) -> None:
+def test_everybody_else_s_notifications_are_passed_over(followed: Followed, line: str) -> None:
     """Also those of a namesake of the other kind."""
     assert followed.read_line(line.encode()) is None
 
@@ -153,13 +153,13 @@ def test_everybody_else_s_words_are_passed_over(followed: Followed, line: str) -
         "",
     ],
 )
-def test_words_that_nobody_knows_are_passed_over(said: str) -> None:
-    """Priorities, words of a later keepalived's, and what is not a whole line."""
+def test_notifications_that_nobody_knows_are_passed_over(said: str) -> None:
+    """Priorities, notifications of a later keepalived's, and what is not a whole line."""
     assert GROUP.read_line(f'GROUP "G1" {said}'.encode()) is None
 
 
 def test_a_group_hears_of_a_lower_priority_from_its_instances() -> None:
-    """keepalived never says MASTER_RX_LOWER_PRI of a group."""
+    """keepalived never reports MASTER_RX_LOWER_PRI of a group."""
     line = b'INSTANCE "VI_1" MASTER_RX_LOWER_PRI 150'
     heard = Notification("VI_1", State.PRIMARY, reassert=True)
     assert GROUP.read_line(line) == INSTANCE.read_line(line) == heard
@@ -180,8 +180,8 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES | st.binary(max_size=3), max_size=9).map(b"".join), st.data())
-def test_any_bytes_are_what_was_said_to_us_or_nothing(line: bytes, data: st.DataObject) -> None:
-    """Garbage is never fatal, and never a word that was not said."""
+def test_any_bytes_are_what_was_reported_to_us_or_nothing(line: bytes, data: st.DataObject) -> None:
+    """Garbage is never fatal, and never a notification that was not reported."""
     if data.draw(st.booleans()):
         place = data.draw(st.integers(0, 24))
         whole = b'INSTANCE "VI_1" MASTER_RX_LOWER_PRI 7'

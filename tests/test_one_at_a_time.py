@@ -50,7 +50,7 @@ def test_a_second_primary_is_degraded_while_uncommitted_copies_are_there(node: N
     assert node.run("primary").step("poll")["outcome"] == "skipped"
 
 
-def test_a_primary_that_heard_a_rival_commits_nothing_whatever_was_typed(node: Node) -> None:
+def test_a_primary_that_received_a_rival_commits_nothing_whatever_was_typed(node: Node) -> None:
     """keepalived has called it master all along."""
     promoted(node)
     node.run("backup")
@@ -60,7 +60,7 @@ def test_a_primary_that_heard_a_rival_commits_nothing_whatever_was_typed(node: N
 
 
 def test_a_third_primary_commits_nothing_either(node: Node) -> None:
-    """However often it is said."""
+    """However often it is reported."""
     for _ in range(3):
         promoted(node)
     assert node.asked.count("-c") == 1
@@ -79,7 +79,7 @@ def test_a_stop_in_the_middle_of_a_promotion_makes_the_next_a_first_one(node: No
     hook = node.start("primary")
     until((node.world / "committing").exists, "the commit runs")
     assert node.run("stop").code == 0
-    node.tell("go")
+    node.release("go")
     assert hook.wait().code == 0
     promoted(node)
     assert node.asked.count("-c") == 2
@@ -142,7 +142,7 @@ def test_a_promotion_that_failed_makes_a_primary_a_first_one(node: Node) -> None
 
 
 def frozen(node: Node, word: str) -> Hook:
-    """A hook that was born, and is stopped before it has done anything; SIGCONT thaws it."""
+    """A hook that was started, and is stopped before it has done anything; SIGCONT thaws it."""
     hook = node.spawn(["sh", "-c", 'kill -STOP $$; exec "$@"', "sh", *node.arguments(word)])
     until(lambda: hook.stopped, f"the {word} is stopped")
     later()  # within a tick the process numbers decide, and they start again at 32,768
@@ -174,12 +174,12 @@ def test_a_late_primary_commits_nothing_over_a_backup(node: Node) -> None:
     assert node.asked == asked
 
 
-def test_a_younger_one_supersedes_before_the_next_request(node: Node) -> None:
+def test_a_newer_one_supersedes_before_the_next_request(node: Node) -> None:
     """A fault comes while -c runs: the promotion ends after it, superseded, and asks no more."""
     older = in_mid_commit(node)
     younger = node.start("fault")
     until(lambda: node.shows("fault"), "the fault waits")
-    node.tell("go")
+    node.release("go")
     ended = older.wait()
     assert (ended.code, ended.event["outcome"]) == (4, "superseded")
     assert younger.wait().code == 0
@@ -192,36 +192,36 @@ def test_a_promotion_cut_short_stops_the_next_purge(node: Node) -> None:
     older = in_mid_commit(node)
     younger = node.start("fault")
     until(lambda: node.shows("fault"), "the fault waits")
-    node.tell("go")
+    node.release("go")
     older.wait()
     younger.wait()
     assert "-t" not in node.asked
 
 
-def test_a_younger_one_that_died_supersedes_nobody(node: Node) -> None:
+def test_a_newer_one_that_died_supersedes_nobody(node: Node) -> None:
     """Killed with SIGKILL while it waited: the live promotion goes on to its end."""
     older = in_mid_commit(node)
     younger = node.start("backup")
     until(lambda: node.shows("backup"), "the backup waits")
     younger.signal(signal.SIGKILL)
     younger.wait()
-    node.tell("go")
+    node.release("go")
     assert older.wait().code == 0
 
 
-def test_a_younger_one_that_was_refused_supersedes_nobody(node: Node) -> None:
+def test_a_newer_one_that_was_refused_supersedes_nobody(node: Node) -> None:
     """It died on bad input: the live promotion goes on to its end."""
     older = in_mid_commit(node)
     assert node.run("--config", str(node.world / "missing.conf"), "backup").code == 1
-    node.tell("go")
+    node.release("go")
     assert older.wait().code == 0
 
 
-def test_a_younger_one_that_has_read_nothing_yet_supersedes_nobody(node: Node) -> None:
+def test_a_newer_one_that_has_read_nothing_yet_supersedes_nobody(node: Node) -> None:
     """Only once all its input is read it counts."""
     older = in_mid_commit(node)
     late = frozen(node, "fault")
-    node.tell("go")
+    node.release("go")
     assert older.wait().code == 0
     late.signal(signal.SIGCONT)
     assert late.wait().code == 0
@@ -232,7 +232,7 @@ def test_the_same_state_waits_and_finds_the_work_done(node: Node) -> None:
     first = in_mid_commit(node)
     others = [node.start("primary") for _ in range(3)]
     until(lambda: len(list(node.run_dir.glob("ticket.*.primary"))) == 4, "all of them wait")
-    node.tell("go")
+    node.release("go")
     assert [hook.wait().code for hook in (first, *others)] == [0, 0, 0, 0]
     assert node.asked == ["-c", "-f", "-R", "-B"]
 
@@ -244,7 +244,7 @@ def test_the_same_state_does_what_the_first_did_not(node: Node) -> None:
     until(lambda: len(list(node.run_dir.glob("ticket.*.primary"))) == 2, "the second waits")
     first.signal(signal.SIGKILL)
     first.process.wait()
-    node.tell("go")
+    node.release("go")
     assert second.wait().code == 0
     assert node.asked == ["-c", "-c", "-f", "-R", "-B"]
 
@@ -254,7 +254,7 @@ def test_a_hook_that_was_killed_blocks_nobody(node: Node) -> None:
     killed = in_mid_commit(node)
     killed.signal(signal.SIGKILL)
     killed.process.wait()
-    node.tell("go")
+    node.release("go")
     ended = node.run("primary")
     assert ended.code == 0
     assert ended.event["waited_seconds"] < 5
@@ -271,14 +271,14 @@ def test_a_stopped_backup_does_not_hold_up_a_promotion(node: Node) -> None:
     until(lambda: older.stopped, "the backup is stopped")
     ended = node.run("primary")
     older.signal(signal.SIGCONT)
-    node.tell("go")
+    node.release("go")
     assert "-c" in node.asked
     assert ended.event["outcome"] == "degraded"
     assert older.wait().code == 4
 
 
 def test_one_that_was_overtaken_does_not_overwrite_what_is_remembered(node: Node) -> None:
-    """A stopped backup goes on after a primary overtook it: the primary stays the last word."""
+    """A stopped backup goes on after a primary overtook it: the primary stays the newest one."""
     node.has(holds=3)
     node.on("-n", WAITS)
     older = node.start("backup")
@@ -287,7 +287,7 @@ def test_one_that_was_overtaken_does_not_overwrite_what_is_remembered(node: Node
     until(lambda: older.stopped, "the backup is stopped")
     node.run("primary")
     older.signal(signal.SIGCONT)
-    node.tell("go")
+    node.release("go")
     older.wait()
     promoted(node)
     assert node.asked.count("-c") == 1
@@ -323,7 +323,7 @@ def slow(node: Node, message: str, outcome: str) -> list[str]:
 
 
 def test_one_that_is_slow_to_log_its_end_does_not_overwrite_the_next(node: Node) -> None:
-    """A fault that followed a promotion is the last word, however slow the promotion's log is."""
+    """A fault that followed a promotion is the newest, however slow the promotion's log is."""
     node.has(internal=3, external=3)
     promotion = node.spawn(slow(node, "transition.finished", "ok"))
     until((node.world / "logging").exists, "the promotion is about to log its end")
@@ -333,7 +333,7 @@ def test_one_that_is_slow_to_log_its_end_does_not_overwrite_the_next(node: Node)
         until(lambda: node.shows("fault"), "the fault waits for the lock")
     else:
         until(lambda: fault.ended, "the fault has ended")
-    node.tell("logged")
+    node.release("logged")
     assert promotion.wait().code == 0
     assert fault.wait().code == 0
     promoted(node)
@@ -341,23 +341,23 @@ def test_one_that_is_slow_to_log_its_end_does_not_overwrite_the_next(node: Node)
 
 
 def test_one_whose_successor_is_gone_was_superseded_all_the_same(node: Node) -> None:
-    """The younger one was superseded itself, or has ended: nothing failed here."""
+    """The newer one was superseded itself, or has ended: nothing failed here."""
     node.has(holds=3)
     node.on("-c", WAITS)
     older = node.spawn(slow(node, "step.finished", "superseded"))
     until((node.world / "committing").exists, "the commit runs")
     younger = node.start("backup")
     until(lambda: node.shows("backup"), "the backup waits")
-    node.tell("go")
+    node.release("go")
     until((node.world / "logging").exists, "the promotion is superseded")
     younger.signal(signal.SIGKILL)
     younger.wait()
-    node.tell("logged")
+    node.release("logged")
     assert older.wait().out == "superseded\n"
 
 
-def test_many_hooks_at_once_leave_the_youngest_s_state(node: Node) -> None:
-    """Whatever order they run in, the last notification has the last word."""
+def test_many_hooks_at_once_leave_the_newest_s_state(node: Node) -> None:
+    """Whatever order they run in, the last notification has the newest notification."""
     node.has(internal=3, holds=3)
     hooks = [node.start(word) for word in ("backup", "primary", "backup", "primary", "backup")]
     later()
@@ -376,10 +376,10 @@ def test_many_hooks_at_once_leave_the_youngest_s_state(node: Node) -> None:
 def test_a_signal_ends_a_transition_after_the_step_in_hand(
     node: Node, number: signal.Signals
 ) -> None:
-    """The final event says superseded or failed, with the signal."""
+    """The final event reports superseded or failed, with the signal."""
     hook = in_mid_commit(node)
     hook.signal(number)
-    node.tell("go")
+    node.release("go")
     ended = hook.wait()
     assert ended.event["outcome"] in ("superseded", "failed")
     assert number.name in ended.event["reason"]
@@ -391,7 +391,7 @@ def test_a_signal_leaves_the_lock_free(node: Node) -> None:
     """And no ticket, so that the next one waits for nobody."""
     hook = in_mid_commit(node)
     hook.signal(signal.SIGTERM)
-    node.tell("go")
+    node.release("go")
     hook.wait()
     assert not holds(node)
     assert not node.shows("primary")
@@ -406,7 +406,7 @@ def test_a_signal_ends_the_wait_for_the_lock(node: Node) -> None:
     ended = waiting.wait(within=5)
     assert ended.event["outcome"] in ("superseded", "failed")
     assert "SIGTERM" in ended.event["reason"]
-    node.tell("go")
+    node.release("go")
     assert primary.wait().code == 0
 
 
@@ -420,7 +420,7 @@ def test_a_full_disk_behind_an_output_changes_no_exit_status(
     """A script goes by the outcome of the transition, not by that of printing it."""
     node.on("-s", "[ ! -e $world/refuses ] || refuse no")
     if words == ("backup",):
-        node.tell("refuses")
+        node.release("refuses")
     with open("/dev/full", "wb") as file:
         assert node.start(*words, **{full: file}).wait().code == code
 
@@ -446,10 +446,10 @@ def test_a_backup_that_could_write_nothing_makes_the_next_primary_a_first_one(no
 
 
 @pytest.mark.parametrize("word", ["backup", "fault", "stop"])
-def test_a_word_that_asked_nothing_makes_the_next_primary_a_first_one(
+def test_a_notification_that_asked_nothing_makes_the_next_primary_a_first_one(
     node: Node, word: str
 ) -> None:
-    """A half-edited file, nothing to ask: keepalived said all the same that another was primary."""
+    """A half-edited file, nothing to ask: another node was primary all the same."""
     promoted(node)
     node.on("-s", 'refuse "parsing config file in line (3)"')
     node.run(word)

@@ -46,7 +46,7 @@ def lock_file(node: Node) -> bytes:
 
 @pytest.mark.parametrize("state", ["MASTER", "BACKUP", "FAULT", "STOP"])
 def test_a_name_of_notify_is_recorded(node: Node, state: str) -> None:
-    """The transition ends as with any other name, and the record says which one it was."""
+    """The transition ends as with any other name, and the record names which one it was."""
     ended = node.run("notify", NAME, state, "--json")
     assert ended.code == 0
     assert is_clean(node, ended)
@@ -70,7 +70,7 @@ def test_a_name_that_is_no_state_is_refused(node: Node) -> None:
     assert is_clean(node, ended)
 
 
-def test_what_the_client_says_is_printable(node: Node) -> None:
+def test_what_the_client_reports_is_printable(node: Node) -> None:
     """In the reason, in the table on a terminal, and in the line below it."""
     (node.world / "says").write_bytes(b"no \xff" + ACTS)
     node.on("any", 'refuse "$(cat $world/says)"')
@@ -116,7 +116,7 @@ def test_a_path_of_an_option_is_one_line(node: Node) -> None:
 
 
 def test_a_lock_file_that_is_no_text_is_removed(node: Node) -> None:
-    """`unlock` says which one, and a promotion starts its daemon."""
+    """`unlock` names which one, and a promotion starts its daemon."""
     name = lock_file(node)
     ended = node.run("unlock")
     assert ended.code == 0
@@ -133,18 +133,18 @@ def test_a_lock_file_that_is_no_text_is_removed(node: Node) -> None:
 
 
 def test_a_lock_file_that_is_no_text_ends_no_follower(node: Node) -> None:
-    """It starts the daemon, records what it did, tells systemd, and follows on."""
+    """It starts the daemon, records what it did, shows systemd, and follows on."""
     name = lock_file(node)
     node.on("any", DOWN)
     node.on("-d", ": >$world/up; : >$world/ctl")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(node.world / "notify"))
         follower = node.follow(environment={"NOTIFY_SOCKET": str(node.world / "notify")})
-        follower.say("MASTER")
+        follower.send("MASTER")
         (start,) = [each for each in follower.finished(1)["steps"] if each["name"] == "start"]
         assert r"lock\udcff" in start["reason"]
         assert not Path(os.fsdecode(name)).exists()
-        follower.say("BACKUP")
+        follower.send("BACKUP")
         assert follower.finished(2)["state"] == "backup"
         manager.setblocking(False)
         said = []
@@ -182,7 +182,7 @@ def test_a_fifo_that_cannot_be_followed_is_named(node: Node, option: str) -> Non
 
 @pytest.mark.parametrize("option", ["--config", "--conntrackd", "--run-dir"])
 def test_a_path_that_is_no_text_is_refused(node: Node, option: str) -> None:
-    """Nothing is asked, and the line that says so is printable."""
+    """Nothing is asked, and the line that reports it is printable."""
     ended = node.run(option, f"/{NAME}", "primary")
     assert (ended.code, len(ended.lines)) == (2, 1)
     assert is_clean(node, ended)

@@ -102,7 +102,7 @@ def always(*requests: str) -> tuple[tuple[str, When], ...]:
 
 
 @pytest.mark.parametrize(("state", "replication", "expected"), TABLE)
-def test_each_state_asks_what_the_table_says(
+def test_each_state_asks_what_the_table_reports(
     state: State, replication: Replication | None, expected: tuple[tuple[str, When], ...]
 ) -> None:
     """Each state asks these requests of conntrackd, in this order, in each replication mode."""
@@ -183,7 +183,7 @@ def test_the_only_copy_is_dropped_only_after_a_proof(
 
 
 @pytest.mark.parametrize(("steps", "state", "replication"), EVERY_PLAN)
-def test_every_step_says_why_and_what_proves_it(
+def test_every_step_reports_why_and_what_proves_it(
     steps: tuple[Step, ...], state: State, replication: Replication | None
 ) -> None:
     """A dry run prints why each step is there, and what will prove it."""

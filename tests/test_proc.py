@@ -51,8 +51,8 @@ def test_this_boot_has_one_name() -> None:
     assert f"{boot_id()}\n" == told
 
 
-def test_births_and_words_are_told_by_the_same_clock() -> None:
-    """A process is born between two looks at the clock, to the tick that proc(5) rounds down."""
+def test_births_and_notifications_are_reported_by_the_same_clock() -> None:
+    """A process is started between two looks at the clock, to the tick that proc(5) rounds down."""
     before = boot_seconds()
     with living("sleep") as process:
         after = boot_seconds()

@@ -76,7 +76,7 @@ def test_entries_that_vanished_prove_no_commit(count: int, entries: int, outcome
 
 
 def test_a_kernel_that_does_not_count_leaves_the_table_s_size() -> None:
-    """Without /proc/net/stat/nf_conntrack the size alone is judged, and the reason says so."""
+    """Without /proc/net/stat/nf_conntrack the size alone is judged, and the reason reports it."""
     verdict, may_flush = judge_commit(Commit(1_000, None, 1_200))
     assert (verdict.outcome, may_flush) == (Outcome.OK, True)
     assert "/proc/net/stat/nf_conntrack" in verdict.reason
@@ -88,8 +88,8 @@ def test_a_table_that_is_too_small_alone_proves_no_commit() -> None:
     assert (verdict.outcome, may_flush) == (Outcome.DEGRADED, False)
 
 
-def test_an_unproven_commit_says_what_to_type_next() -> None:
-    """After a degraded promotion the reader is told what to do, with the command."""
+def test_an_unproven_commit_reports_what_to_type_next() -> None:
+    """After a degraded promotion the reader is reported what to do, with the command."""
     verdict, _ = judge_commit(Commit(1_000, 600, 600))
     assert "600 of 1000" in verdict.reason
     assert "conntrackd -c" in verdict.advice
@@ -147,7 +147,7 @@ def test_a_flush_leaves_a_tenth_or_a_hundred(before: int, after: int, outcome: O
 
 
 def test_a_refused_flush_names_the_hash_size() -> None:
-    """HashSize ≤ 8192 makes the daemon ignore the flush; it says nothing, so that we do."""
+    """HashSize ≤ 8192 makes the daemon ignore the flush; it reports nothing, so that we do."""
     assert "8192" in judge_flush(5_000, 5_000).reason
 
 
@@ -191,7 +191,7 @@ def test_a_copy_covers_from_nine_tenths_on(external: int, ours: int, *, covered:
 def test_in_doubt_nothing_is_covered(
     external: int | None, ours: int, *, receiving: bool, left: Left
 ) -> None:
-    """No packets, uncommitted copies, or no copy at all: the reason says why, at any sizes."""
+    """No packets, uncommitted copies, or no copy at all: there is a reason, at any sizes."""
     why = uncovered(external, ours, receiving=receiving, left=left)
     if not receiving or left != Left() or external is None:
         assert why
@@ -223,7 +223,7 @@ def test_nothing_recovered_of_anything_is_never_ok(
 def test_uncommitted_copies_degrade_until_they_are_gone(
     copies: int, external: int | None, outcome: Outcome
 ) -> None:
-    """A tenth of them may be what a backup opens meanwhile; the advice says how to end it."""
+    """A tenth of them may be what a backup opens meanwhile; the advice reports how to end it."""
     verdict = judge_uncommitted(copies, external)
     assert (verdict.outcome, bool(verdict.advice)) == (outcome, outcome is Outcome.DEGRADED)
 

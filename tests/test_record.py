@@ -126,7 +126,7 @@ def test_a_promotion_that_did_not_end_well_always_has_advice(outcome: Outcome) -
     ("state", "outcome"), [(State.PRIMARY, OK), (State.PRIMARY, SUPERSEDED), (State.BACKUP, FAILED)]
 )
 def test_there_is_no_advice_where_there_is_nothing_to_type(state: State, outcome: Outcome) -> None:
-    """Nothing is wrong, or the step itself would have said what to do."""
+    """Nothing is wrong, or the step itself would have reported what to do."""
     assert advised(state, Verdict(outcome, "why")) == ""
 
 

@@ -58,7 +58,7 @@ ftfw-transition (1.0) unstable; urgency=medium
 
 
 def files() -> list[Path]:
-    """What is shipped, and says for whom and how."""
+    """What is shipped, and reports for whom and how."""
     shipped = (
         path for name in ("packaging", "primary_backup") for path in (ROOT / name).rglob("*")
     )
@@ -67,7 +67,7 @@ def files() -> list[Path]:
 
 
 def test_the_version_stands_in_one_place() -> None:
-    """No file repeats what pyproject.toml says: the next release has one line to change."""
+    """No file repeats what pyproject.toml reports: the next release has one line to change."""
     version = re.compile(rf"(?<![\d.]){re.escape(VERSION)}(?![\d.])")
 
     assert [path for path in files() if version.search(path.read_text())] == []

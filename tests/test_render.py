@@ -46,7 +46,7 @@ def held(directory: Path) -> dict[str, str]:
 
 
 def test_what_is_shipped_for_the_first_node_is_the_rendering_of_the_example() -> None:
-    """Nobody mends a shipped file without the template, or the other way round."""
+    """Nobody fixes a shipped file without the template, or the other way round."""
     assert held(PACKAGING) == shipped("fw-1")
 
 
@@ -190,7 +190,7 @@ def test_with_hooks_no_file_knows_a_follower() -> None:
 
 
 def test_every_value_of_the_site_is_marked() -> None:
-    """Who adapts a shipped file by hand finds what to touch by one word."""
+    """Who adapts a shipped file by hand finds what to touch by one notification."""
     own, peer = SITE.nodes
     assert own.inside6 is not None
     values = {own.name, SITE.link, str(SITE.port)}
@@ -243,11 +243,11 @@ def test_the_example_of_the_command_is_one_that_it_takes(
 @pytest.mark.parametrize(
     ("node", "text", "line"),
     [
-        ("fw-3", "", "the site has no node fw-3: say fw-1 or fw-2"),
+        ("fw-3", "", "the site has no node fw-3: it has fw-1 and fw-2"),
         ("fw-1", "unknown = 1", "unknown: unknown key: remove it, or correct its spelling"),
     ],
 )
-def test_what_is_wrong_is_told_and_nothing_is_written(
+def test_what_is_wrong_is_reported_and_nothing_is_written(
     *,
     node: str,
     text: str,
@@ -267,7 +267,7 @@ def test_what_is_wrong_is_told_and_nothing_is_written(
 
 
 def test_a_file_that_is_there_and_differs_is_never_touched(tmp_path: Path) -> None:
-    """Somebody's configuration is not ours to overwrite; the same one twice is no harm."""
+    """Another program's configuration is not ours to overwrite; the same one twice is no harm."""
     files = render(SITE, "fw-1")
     assert sorted(write(files, str(tmp_path))) == sorted(files)
     assert write(files, str(tmp_path)) == []
@@ -482,11 +482,11 @@ def test_an_output_that_nobody_takes_is_one_line(node: Node, tmp_path: Path, wor
     )
 
 
-def test_a_name_that_is_no_text_is_told_in_one_line(node: Node, tmp_path: Path) -> None:
+def test_a_name_that_is_no_text_is_reported_in_one_line(node: Node, tmp_path: Path) -> None:
     """Nothing that was given reaches a terminal as more than text."""
     words = ("render", "--site", EXAMPLE, "--node", "fw\n\x1b[31m", "--output", str(tmp_path))
 
     ended = node.start(*words).wait()
 
-    assert ended.err.endswith(r": the site has no node fw\n\x1b[31m: say fw-1 or fw-2" + "\n")
+    assert ended.err.endswith(r": the site has no node fw\n\x1b[31m: it has fw-1 and fw-2" + "\n")
     assert len(ended.lines) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from primary_backup.system.run import Finished, NotInstalled, run
-from tests.fake.node import lives
+from tests.fake.node import is_running
 from tests.waiting import until
 
 SHORT = 0.3
@@ -22,7 +22,7 @@ def sh(script: str, seconds: float = 5.0) -> Finished:
     return run("/bin/sh", "-c", script, seconds=seconds)
 
 
-def test_output_and_errors_are_kept_apart() -> None:
+def test_output_and_errors_are_left_apart() -> None:
     """What a program printed to either is returned, byte for byte."""
     assert sh("printf 'out\\n\\377'; printf err >&2") == Finished(0, b"out\n\xff", b"err")
 
@@ -100,7 +100,7 @@ def test_a_short_program_takes_no_longer_than_it_takes() -> None:
 
 
 def test_a_program_past_its_deadline_is_killed() -> None:
-    """It has no code then, and what it said until then is kept."""
+    """It has no code then, and what it reported until then is kept."""
     began = time.monotonic()
     assert sh("echo begun; exec sleep 100", SHORT) == Finished(None, b"begun\n", b"")
     assert SHORT <= time.monotonic() - began < SHORT + 3
@@ -122,7 +122,7 @@ def test_nothing_is_left_behind(script: str) -> None:
     finished = sh(script, SHORT)
     assert finished.code is None
     pid = int(finished.output)
-    until(lambda: not lives(pid), "it has ended", within=2)
+    until(lambda: not is_running(pid), "it has ended", within=2)
 
 
 def test_a_program_that_closed_its_output_has_a_deadline_too() -> None:
@@ -133,7 +133,7 @@ def test_a_program_that_closed_its_output_has_a_deadline_too() -> None:
     assert time.monotonic() - began < SHORT + 2
 
 
-def test_a_program_that_has_said_all_is_waited_for(tmp_path: Path) -> None:
+def test_a_program_that_has_reported_all_is_waited_for(tmp_path: Path) -> None:
     """A signal of ours in that moment does not cost the answer."""
     closed = tmp_path / "closed"
     looks: list[bool] = []
@@ -202,4 +202,4 @@ def test_an_exception_while_waiting_leaves_no_program_behind(tmp_path: Path) -> 
     with pytest.raises(ZeroDivisionError):
         run("/bin/sh", "-c", f"echo $$ >{pidfile}; exec sleep 5", seconds=5, working=fail)
     pid = int(pidfile.read_text())
-    until(lambda: not lives(pid), "it has ended", within=2)
+    until(lambda: not is_running(pid), "it has ended", within=2)

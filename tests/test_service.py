@@ -1,4 +1,4 @@
-"""service.py: what a real datagram socket hears, as a service manager would."""
+"""service.py: what a real datagram socket receives, as a service manager would."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def manager(
 
 
 def heard(manager: socket.socket) -> list[str]:
-    """All that was said, a datagram each."""
+    """All that was reported, a datagram each."""
     said = []
     while True:
         try:
@@ -46,7 +46,7 @@ def heard(manager: socket.socket) -> list[str]:
             return said
 
 
-def test_what_is_said_arrives_in_one_datagram(manager: socket.socket) -> None:
+def test_what_is_reported_arrives_in_one_datagram(manager: socket.socket) -> None:
     """READY and STATUS, one line each (sd_notify(3))."""
     Service().notify(READY="1", STATUS="following – /run/notify.fifo")
     assert heard(manager) == ["READY=1\nSTATUS=following – /run/notify.fifo"]
@@ -91,10 +91,10 @@ def test_the_watchdog_hears_us_at_once_and_then_no_more_than_twice_an_interval(
     assert 1700 < service.patience_seconds <= 1800
 
 
-def test_who_sleeps_no_longer_than_told_is_heard_in_time(
+def test_who_sleeps_no_longer_than_reported_is_received_in_time(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each time that the patience is over, the watchdog hears us once."""
+    """Each time that the patience is over, the watchdog receives us once."""
     monkeypatch.setenv("WATCHDOG_USEC", "100000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     service = Service()
@@ -124,7 +124,7 @@ def test_where_nobody_watches_us_we_need_not_be_alive(
 def test_a_manager_that_cannot_be_reached_stops_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    """Without a service manager, or where it is gone, nothing is said and nothing raised."""
+    """Without a service manager, or where it is gone, nothing is reported and nothing raised."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     monkeypatch.setenv("WATCHDOG_USEC", HOUR)

@@ -24,7 +24,7 @@ def wrong(old: str, new: str) -> tuple[str, ...]:
     return raised.value.args
 
 
-def test_the_example_says_what_it_says() -> None:
+def test_the_example_reports_what_it_reports() -> None:
     """Every value of the file is where the templates look for it."""
     site = read_site(SITE)
 
@@ -40,7 +40,7 @@ def test_the_example_says_what_it_says() -> None:
 
 
 def test_what_is_left_out_is_what_is_recommended() -> None:
-    """A site of IPv4 without forwarded ports says neither wiring, nor mode, nor port."""
+    """A site of IPv4 without forwarded ports reports neither wiring, nor mode, nor port."""
     text = SITE.partition("# TCP ports")[0]
     for default in ("port = 3780", 'wiring = "fifo"', 'mode = "ftfw"'):
         text = text.replace(default, "")
@@ -155,7 +155,7 @@ def test_a_wrong_value_gets_a_line_that_names_it(old: str, new: str, line: str) 
     ],
 )
 def test_a_name_that_conntrackd_cannot_read_is_refused(name: str) -> None:
-    """Its configuration has no quotes: what begins otherwise or is a word of its own is no name."""
+    """Its configuration has no quotes: a keyword, or what begins otherwise, is no name."""
     (line,) = wrong('interface = "eth0"', f'interface = "{name}"')
 
     assert line.startswith(f"outside.interface: {name!r} is not the name of a network interface")
@@ -214,8 +214,8 @@ def test_a_pair_has_two_nodes() -> None:
     )
 
 
-def test_everything_that_is_wrong_is_told_at_once() -> None:
-    """Nobody mends a file line by line in seven rounds."""
+def test_everything_that_is_wrong_is_reported_at_once() -> None:
+    """Nobody fixes a file line by line in seven rounds."""
     lines = wrong("[[node]]", "unknown = 1\n[[node]]\nvrid = 4")
 
     assert len(lines) == 2

@@ -26,9 +26,9 @@ from tests.fake.world import (
     LEFT,
     NO_INTERNAL,
     NOTRACK,
-    Told,
+    Carried,
     World,
-    tell,
+    carry_out,
     unreached,
 )
 
@@ -39,79 +39,79 @@ NO_CACHE = Replication(Mode.NOTRACK, internal_cache=False, external_cache=False)
 # -- a backup -----------------------------------------------------------------------------------
 
 
-def test_copies_that_the_peer_does_not_hold_any_more_are_told() -> None:
+def test_copies_that_the_peer_does_not_hold_any_more_are_reported() -> None:
     """It adds and never takes away: what ended while the link was down stays in the cache."""
-    told = tell(World(external=500, holds=200), State.BACKUP)
-    assert "200 connections received from the peer, beside 300 copies" in told.reason(
+    done = carry_out(World(external=500, holds=200), State.BACKUP)
+    assert "200 connections received from the peer, beside 300 copies" in done.reason(
         "request-resync"
     )
-    told = tell(World(external=210, holds=200), State.BACKUP)
-    assert told.reason("request-resync") == "200 connections received from the peer"
+    done = carry_out(World(external=210, holds=200), State.BACKUP)
+    assert done.reason("request-resync") == "200 connections received from the peer"
 
 
 def test_a_backup_purges_when_the_peer_has_it_all() -> None:
-    """The peer is heard and its copy covers ours: -n, and then -t."""
-    told = tell(World(internal=500, holds=500), State.BACKUP)
-    assert told.world.asked == ["-n", "-t"]
-    assert told.outcomes["purge"] is Outcome.OK
+    """The peer sends and its copy covers ours: -n, and then -t."""
+    done = carry_out(World(internal=500, holds=500), State.BACKUP)
+    assert done.world.asked == ["-n", "-t"]
+    assert done.outcomes["purge"] is Outcome.OK
 
 
 def test_a_copy_that_does_not_cover_ours_stops_the_purge() -> None:
-    """The peer holds 449 of 500: nothing is purged, and the reason says so."""
-    told = tell(World(internal=500, holds=449), State.BACKUP)
-    assert told.world.asked == ["-n"]
-    assert "449" in told.reason("purge")
+    """The peer holds 449 of 500: nothing is purged, and the reason reports it."""
+    done = carry_out(World(internal=500, holds=449), State.BACKUP)
+    assert done.world.asked == ["-n"]
+    assert "449" in done.reason("purge")
 
 
 def test_a_backup_that_hears_nobody_purges_nothing() -> None:
     """No peer on the dedicated link: degraded, and what is here stays here."""
-    told = tell(World(internal=500, external=500, peer=False), State.BACKUP)
-    assert "-t" not in told.world.asked
-    assert told.outcomes["request-resync"] is Outcome.DEGRADED
+    done = carry_out(World(internal=500, external=500, peer=False), State.BACKUP)
+    assert "-t" not in done.world.asked
+    assert done.outcomes["request-resync"] is Outcome.DEGRADED
 
 
 def test_a_backup_without_an_internal_cache_counts_the_kernel_table() -> None:
     """DisableInternalCache: what this node holds, only the kernel can tell."""
-    told = tell(World(NO_INTERNAL, entries=1_000, holds=500), State.BACKUP)
-    assert told.world.asked == ["-n"]
-    assert told.outcomes["purge"] is Outcome.SKIPPED
+    done = carry_out(World(NO_INTERNAL, entries=1_000, holds=500), State.BACKUP)
+    assert done.world.asked == ["-n"]
+    assert done.outcomes["purge"] is Outcome.SKIPPED
 
 
 def test_a_live_peer_with_nothing_to_send_is_ok() -> None:
     """Peer alive, nothing to replicate: that is no fault."""
-    told = tell(World(holds=0), State.BACKUP)
-    assert told.outcomes["request-resync"] is Outcome.OK
+    done = carry_out(World(holds=0), State.BACKUP)
+    assert done.outcomes["request-resync"] is Outcome.OK
 
 
 def test_a_replica_that_was_full_already_is_ok() -> None:
     """What the peer sends again changes no size, and is as good."""
-    told = tell(World(external=500, holds=500), State.BACKUP)
-    assert told.outcomes["request-resync"] is Outcome.OK
+    done = carry_out(World(external=500, holds=500), State.BACKUP)
+    assert done.outcomes["request-resync"] is Outcome.OK
 
 
-def test_a_kept_copy_stops_the_purge() -> None:
+def test_a_left_copy_stops_the_purge() -> None:
     """The last promotion did not flush: the copy is ours, old, and covers nothing."""
-    told = tell(World(internal=500, external=500, holds=0), State.BACKUP, past=Past(LEFT))
-    assert "-t" not in told.world.asked
-    assert told.uncommitted
+    done = carry_out(World(internal=500, external=500, holds=0), State.BACKUP, past=Past(LEFT))
+    assert "-t" not in done.world.asked
+    assert done.uncommitted
 
 
-def test_a_kept_copy_is_dropped_once_the_peer_has_sent_it_all() -> None:
+def test_a_left_copy_is_dropped_once_the_peer_has_sent_it_all() -> None:
     """Or dead connections come back months later: -f external, and then a whole answer to -n."""
     world = World(internal=500, external=900, holds=500)
-    told = tell(world, State.BACKUP, past=Past(LEFT))
+    done = carry_out(world, State.BACKUP, past=Past(LEFT))
     dropped = world.asked.index("-f external")
     assert "-n" in world.asked[dropped + 1 :]
     assert world.external == 500
-    assert not told.uncommitted
+    assert not done.uncommitted
 
 
-def test_a_kept_copy_stays_while_the_peer_has_less() -> None:
+def test_a_left_copy_stays_while_the_peer_has_less() -> None:
     """A peer that does not hold what is here is not proven primary: the copy is the only one."""
     world = World(internal=500, external=900, holds=100)
-    told = tell(world, State.BACKUP, past=Past(LEFT))
+    done = carry_out(world, State.BACKUP, past=Past(LEFT))
     assert "-f external" not in world.asked
-    assert told.uncommitted
+    assert done.uncommitted
 
 
 @pytest.mark.parametrize("state", [State.PRIMARY, State.BACKUP, State.FAULT])
@@ -120,7 +120,7 @@ def test_the_intent_is_written_down_before_the_first_request(state: State, *, ke
     """One that is killed right after its first request must not leave an older one's memory."""
     world = World(internal=500, external=600, holds=500)
     written: list[int] = []
-    tell(
+    carry_out(
         world,
         state,
         past=Past(Left(copies=int(kept))),
@@ -130,99 +130,101 @@ def test_the_intent_is_written_down_before_the_first_request(state: State, *, ke
 
 
 def test_an_alarm_backup_asks_for_no_resync() -> None:
-    """-n is a no-op in ALARM: only the purge, if the peer is heard."""
-    told = tell(World(ALARM, internal=500, external=500), State.BACKUP)
-    assert told.world.asked == ["-t"]
+    """-n is a no-op in ALARM: only the purge, if the peer sends."""
+    done = carry_out(World(ALARM, internal=500, external=500), State.BACKUP)
+    assert done.world.asked == ["-t"]
 
 
 # -- a fault ------------------------------------------------------------------------------------
 
 
 def test_a_fault_purges_when_the_peer_has_it_all() -> None:
-    """The peer is heard and its copy covers ours."""
-    told = tell(World(internal=500, external=500), State.FAULT)
-    assert told.world.asked == ["-t"]
+    """The peer sends and its copy covers ours."""
+    done = carry_out(World(internal=500, external=500), State.FAULT)
+    assert done.world.asked == ["-t"]
 
 
 def test_a_fault_disarms_a_purge_that_is_pending() -> None:
     """The peer does not cover ours: the purge would destroy the only copy, -f internal stops it."""
     world = World(internal=500, external=100, entries=500)
-    tell(world, State.FAULT, past=Past(purge_pending=True))
+    carry_out(world, State.FAULT, past=Past(purge_pending=True))
     assert world.asked == ["-f internal", "-R"]
     assert world.internal == 500
 
 
 def test_a_fault_that_armed_nothing_asks_nothing() -> None:
     """Nothing to purge safely, nothing to cancel."""
-    told = tell(World(internal=500, external=100), State.FAULT)
-    assert told.world.asked == []
-    assert set(told.outcomes.values()) == {Outcome.SKIPPED}
+    done = carry_out(World(internal=500, external=100), State.FAULT)
+    assert done.world.asked == []
+    assert set(done.outcomes.values()) == {Outcome.SKIPPED}
 
 
 def test_a_fault_whose_daemon_is_down_asks_nothing() -> None:
     """A fault starts no daemon; a purge died with it."""
     world = World(internal=500)
     world.fates["-s"] = unreached(1_000)
-    told = tell(world, State.FAULT)
+    done = carry_out(world, State.FAULT)
     assert (world.asked, world.starts) == ([], 0)
-    assert told.outcomes["purge"] in (Outcome.DEGRADED, Outcome.SKIPPED)
+    assert done.outcomes["purge"] in (Outcome.DEGRADED, Outcome.SKIPPED)
 
 
 def test_without_an_internal_cache_a_commit_of_nothing_disarms() -> None:
     """DisableInternalCache: -f internal would flush the kernel, a -c over no copies does not."""
     world = World(NO_INTERNAL, external=0, entries=500)
-    tell(world, State.FAULT, past=Past(purge_pending=True))
+    carry_out(world, State.FAULT, past=Past(purge_pending=True))
     assert world.asked == ["-c"]
 
 
 def test_without_an_internal_cache_no_copy_is_committed_to_disarm() -> None:
     """A -c over a filled cache would replace live entries: nothing is asked, then."""
     world = World(NO_INTERNAL, external=100, entries=500)
-    told = tell(world, State.FAULT, past=Past(purge_pending=True))
+    done = carry_out(world, State.FAULT, past=Past(purge_pending=True))
     assert world.asked == []
-    assert "not empty" in told.reason("disarm")
+    assert "not empty" in done.reason("disarm")
 
 
 @pytest.mark.parametrize("state", [State.BACKUP, State.FAULT])
 def test_a_fault_in_direct_mode_purges_nothing(state: State) -> None:
     """The kernel table is the replica."""
     world = World(DIRECT, internal=500, entries=500)
-    tell(world, state, past=Past(purge_pending=True))
+    carry_out(world, state, past=Past(purge_pending=True))
     assert "-t" not in world.asked
 
 
 def test_a_purge_that_was_overtaken_is_taken_back() -> None:
     """A primary came while -t was on its way: it must not hit the new primary."""
     world = World(internal=500, external=500, entries=500)
-    told = tell(
+    done = carry_out(
         world, State.FAULT, halted=lambda: "superseded by a primary" if world.purging else None
     )
     assert world.asked == ["-t", "-f internal", "-R"]
-    assert told.outcomes["purge"] is Outcome.SUPERSEDED
+    assert done.outcomes["purge"] is Outcome.SUPERSEDED
 
 
 def test_a_purge_that_is_not_taken_back_is_not_called_so() -> None:
-    """DisableInternalCache over a filled cache: nothing safe cancels it, and the record says so."""
+    """DisableInternalCache over a filled cache: nothing safe cancels it; the record has it."""
     world = World(NO_INTERNAL, external=500, entries=500)
-    told = tell(
+    done = carry_out(
         world, State.FAULT, halted=lambda: "superseded by a primary" if world.purging else None
     )
     assert world.asked == ["-t"]
-    assert "taken back" not in told.reason("purge")
-    assert told.purged
+    assert "taken back" not in done.reason("purge")
+    assert done.purged
 
 
 def test_a_signal_while_purging_is_named() -> None:
     """The final event names the signal that ended it, not a notification that never came."""
     world = World(internal=500, external=500, entries=500)
-    told = tell(world, State.FAULT, halted=lambda: "ended by SIGTERM" if world.purging else None)
-    assert "SIGTERM" in told.reason("purge")
+    done = carry_out(
+        world, State.FAULT, halted=lambda: "ended by SIGTERM" if world.purging else None
+    )
+    assert "SIGTERM" in done.reason("purge")
 
 
 def test_a_newer_notification_stops_a_purge() -> None:
     """No purge while a newer notification waits."""
     world = World(internal=500, external=500)
-    tell(world, State.FAULT, halted=lambda: "superseded by a primary" if world.looks else None)
+    carry_out(world, State.FAULT, halted=lambda: "superseded by a primary" if world.looks else None)
     assert world.asked == []
 
 
@@ -256,9 +258,9 @@ class Case(NamedTuple):
     again: bool
     halt_at: int
 
-    def promote(self) -> Told:
+    def promote(self) -> Carried:
         """Promote: halted from the n-th event on, whatever that event is."""
-        return tell(
+        return carry_out(
             self.world,
             State.PRIMARY,
             again=self.again,
@@ -319,9 +321,9 @@ any_case = settings(deadline=None, max_examples=2 * settings().max_examples)
 @given(cases())
 def test_results_name_the_plan_s_steps_all_in_order(case: Case) -> None:
     """Whatever becomes of the requests: one result for each step of the plan, in its order."""
-    told = case.promote()
+    done = case.promote()
     steps = plan(State.PRIMARY, case.world.replication, again=case.again)
-    assert [r.name for r in told.results if r.name is not StepName.START] == [
+    assert [r.name for r in done.results if r.name is not StepName.START] == [
         step.name for step in steps
     ]
 
@@ -338,9 +340,9 @@ def test_nothing_is_asked_out_of_order(case: Case) -> None:
 @given(cases())
 def test_no_flush_without_a_proven_commit(case: Case) -> None:
     """Whatever becomes of the commit: the external cache is flushed only after it was proven."""
-    told = case.promote()
+    done = case.promote()
     if {"-f", "-f external"} & set(case.world.asked):
-        commit = told.commit
+        commit = done.commit
         assert commit is not None
         assert commit.missing <= slack(commit.expected or 0) or (
             commit.missing < FLUSHABLE_PART * (commit.expected or 0)
@@ -351,16 +353,16 @@ def test_no_flush_without_a_proven_commit(case: Case) -> None:
 @given(cases())
 def test_a_copy_that_was_not_flushed_is_remembered(case: Case) -> None:
     """Whatever becomes of the requests: what this daemon's cache may still hold is known."""
-    told = case.promote()
+    done = case.promote()
     world = case.world
     if "-c" in world.asked and world.starts == 0 and world.replication.external_cache:
-        assert told.uncommitted or world.external <= 1_000  # a tenth of the largest
+        assert done.uncommitted or world.external <= 1_000  # a tenth of the largest
 
 
 @any_case
 @given(cases())
 def test_nothing_is_asked_once_superseded(case: Case) -> None:
-    """From the moment a younger invocation is there, no promotion asks anything more."""
+    """From the moment a newer invocation is there, no promotion asks anything more."""
     case.promote()
     assert case.late == []
 
@@ -402,7 +404,7 @@ def test_an_unanswered_request_is_never_repeated(case: Case) -> None:
 def test_a_commit_is_asked_at_most_twice(case: Case) -> None:
     """Once, and once more where a purge or a bulk disturbed it; unheard attempts do not count."""
     case.promote()
-    assert case.world.asked.count("-c") - case.world.unheard.count("-c") <= 2
+    assert case.world.asked.count("-c") - case.world.unreached.count("-c") <= 2
 
 
 @st.composite
@@ -424,23 +426,23 @@ def standbys(draw: st.DrawFn) -> tuple[World, State, Past]:
 @any_case
 @given(standbys())
 def test_whatever_happens_a_purge_is_covered(case: tuple[World, State, Past]) -> None:
-    """-t only where a peer was heard that holds 90 % of what is here, and no copy was kept."""
+    """-t only where a peer sent that holds 90 % of what is here, and no copy was kept."""
     world, state, past = case
     covered: list[bool] = []
     purge = world.acts.get("-t")
 
     def witness(working: Callable[[], bool]) -> None:
         ours = world.internal if world.replication.internal_cache else world.entries
-        covered.append(world.peer and world.heard > 0 and world.external >= 0.9 * ours)
+        covered.append(world.peer and world.received > 0 and world.external >= 0.9 * ours)
         if purge is not None:
             purge(working)
 
     world.acts["-t"] = witness
-    told = tell(world, state, past=past)
+    done = carry_out(world, state, past=past)
     assert all(covered)
     if "-t" in world.asked:
         assert world.replication.external_cache
-        assert not told.uncommitted
+        assert not done.uncommitted
 
 
 @any_case
@@ -450,7 +452,7 @@ def test_whatever_happens_a_standby_commits_no_copy(case: tuple[World, State, Pa
     world, state, past = case
     copies: list[int] = []
     world.acts["-c"] = lambda _: copies.append(world.external)
-    tell(world, state, past=past)
+    carry_out(world, state, past=past)
     assert not any(copies)
 
 
@@ -462,5 +464,5 @@ def test_whatever_happens_a_standby_flushes_no_kernel_table(
     """What is in the kernel table stays there, unless a purge that is covered fires later."""
     world, state, past = case
     before = world.entries
-    tell(world, state, past=past)
+    carry_out(world, state, past=past)
     assert world.entries >= before

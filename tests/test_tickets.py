@@ -90,7 +90,7 @@ def test_the_ticket_of_a_zombie_does_not_count(run_dir: RunDir) -> None:
 
 
 def test_another_process_with_the_same_pid_is_another(run_dir: RunDir) -> None:
-    """Process ids are used again: the start tells them apart."""
+    """Process ids are used again: the start shows them apart."""
     issued = own_start()
     show(run_dir, Ticket(Issued(issued.ticks - 1, issued.pid), State.PRIMARY))
     assert newest(run_dir) is None

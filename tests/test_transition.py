@@ -23,9 +23,9 @@ from tests.fake.world import (
     LEFT,
     NO_INTERNAL,
     NOTRACK,
-    Told,
+    Carried,
     World,
-    tell,
+    carry_out,
     unreached,
 )
 
@@ -35,54 +35,54 @@ from tests.fake.world import (
 @pytest.mark.parametrize("replication", [FTFW, NOTRACK])
 def test_a_promotion_recovers_what_the_peer_replicated(replication: Replication) -> None:
     """-c -f -R -B, each proven: 500 of 500 connections, and all outcomes ok."""
-    told = tell(World(replication, external=500), State.PRIMARY)
-    assert told.world.asked == ["-c", "-f", "-R", "-B"]
-    assert told.commit is not None
-    assert (told.commit.expected, told.commit.recovered) == (500, 500)
-    assert set(told.outcomes.values()) == {Outcome.OK, Outcome.SKIPPED}
+    done = carry_out(World(replication, external=500), State.PRIMARY)
+    assert done.world.asked == ["-c", "-f", "-R", "-B"]
+    assert done.commit is not None
+    assert (done.commit.expected, done.commit.recovered) == (500, 500)
+    assert set(done.outcomes.values()) == {Outcome.OK, Outcome.SKIPPED}
 
 
 def test_a_first_boot_has_nothing_to_recover_and_is_ok() -> None:
     """Two empty tables: nothing to recover, nothing to send, nothing wrong."""
-    told = tell(World(), State.PRIMARY)
-    assert told.world.asked == ["-c", "-f", "-R", "-B"]
-    assert set(told.outcomes.values()) == {Outcome.OK, Outcome.SKIPPED}
+    done = carry_out(World(), State.PRIMARY)
+    assert done.world.asked == ["-c", "-f", "-R", "-B"]
+    assert set(done.outcomes.values()) == {Outcome.OK, Outcome.SKIPPED}
 
 
 def test_entries_of_this_node_do_not_count_as_recovered() -> None:
     """What traffic made while the commit ran is not counted: only entries made through netlink."""
     world = World(external=500, entries=9_000)
-    told = tell(world, State.PRIMARY)
-    assert told.commit is not None
-    assert told.commit.recovered == 500
+    done = carry_out(world, State.PRIMARY)
+    assert done.commit is not None
+    assert done.commit.recovered == 500
 
 
 def test_a_full_table_leaves_the_only_copy_alone() -> None:
     """600 of 1000 fit: degraded, and the external cache, this node's only copy, is not flushed."""
-    told = tell(World(external=1_000, room=600), State.PRIMARY)
-    assert told.world.asked == ["-c", "-f internal", "-R", "-B"]
-    assert told.outcomes["commit"] is Outcome.DEGRADED
-    assert told.world.external == 1_000
+    done = carry_out(World(external=1_000, room=600), State.PRIMARY)
+    assert done.world.asked == ["-c", "-f internal", "-R", "-B"]
+    assert done.outcomes["commit"] is Outcome.DEGRADED
+    assert done.world.external == 1_000
 
 
 def test_a_full_table_is_remembered() -> None:
     """A cache that was kept must be known to the next transition."""
-    assert tell(World(external=1_000, room=600), State.PRIMARY).uncommitted
+    assert carry_out(World(external=1_000, room=600), State.PRIMARY).uncommitted
 
 
 def test_a_few_missing_entries_degrade_but_flush() -> None:
     """20 of 5000 missing, under 1 %: degraded, yet the copy may go."""
-    told = tell(World(external=5_000, room=4_980), State.PRIMARY)
-    assert told.world.asked == ["-c", "-f", "-R", "-B"]
-    assert told.outcomes["commit"] is Outcome.DEGRADED
-    assert not told.uncommitted
+    done = carry_out(World(external=5_000, room=4_980), State.PRIMARY)
+    assert done.world.asked == ["-c", "-f", "-R", "-B"]
+    assert done.outcomes["commit"] is Outcome.DEGRADED
+    assert not done.uncommitted
 
 
 def test_a_kernel_that_counts_nothing_is_judged_by_its_size() -> None:
-    """Without /proc/net/stat/nf_conntrack the table's size alone is the witness, and it says so."""
-    told = tell(World(external=500, counts=False), State.PRIMARY)
-    assert told.outcomes["commit"] is Outcome.OK
-    assert "/proc/net/stat/nf_conntrack" in told.reason("commit")
+    """Without /proc/net/stat/nf_conntrack the table's size alone is judged; the reason has it."""
+    done = carry_out(World(external=500, counts=False), State.PRIMARY)
+    assert done.outcomes["commit"] is Outcome.OK
+    assert "/proc/net/stat/nf_conntrack" in done.reason("commit")
 
 
 def test_a_commit_that_a_purge_ate_is_asked_once_more() -> None:
@@ -95,9 +95,9 @@ def test_a_commit_that_a_purge_ate_is_asked_once_more() -> None:
         del world.acts["-c"]
 
     world.acts["-c"] = lambda _: eat()
-    told = tell(world, State.PRIMARY)
+    done = carry_out(world, State.PRIMARY)
     assert world.asked == ["-c", "-c", "-f", "-R", "-B"]
-    assert told.outcomes["commit"] is Outcome.OK
+    assert done.outcomes["commit"] is Outcome.OK
 
 
 def test_a_commit_that_a_purge_ate_twice_is_not_asked_a_third_time() -> None:
@@ -109,9 +109,9 @@ def test_a_commit_that_a_purge_ate_twice_is_not_asked_a_third_time() -> None:
         world.entries = 300
 
     world.acts["-c"] = lambda _: eat()
-    told = tell(world, State.PRIMARY)
+    done = carry_out(world, State.PRIMARY)
     assert world.asked == ["-c", "-c", "-f internal", "-R", "-B"]
-    assert told.uncommitted
+    assert done.uncommitted
 
 
 def test_a_cache_that_grew_under_the_commit_is_committed_once_more() -> None:
@@ -125,10 +125,10 @@ def test_a_cache_that_grew_under_the_commit_is_committed_once_more() -> None:
         del world.acts["-c"]
 
     world.acts["-c"] = grow
-    told = tell(world, State.PRIMARY)
+    done = carry_out(world, State.PRIMARY)
     assert world.asked[:2] == ["-c", "-c"]
     assert world.asked[2:] == ["-f", "-R", "-B"]
-    assert told.outcomes["commit"] is Outcome.OK
+    assert done.outcomes["commit"] is Outcome.OK
 
 
 def test_a_running_commit_is_watched_and_not_repeated() -> None:
@@ -141,9 +141,9 @@ def test_a_running_commit_is_watched_and_not_repeated() -> None:
             world.insert(50)
 
     world.on_look = run_on
-    told = tell(world, State.PRIMARY)
+    done = carry_out(world, State.PRIMARY)
     assert world.asked == ["-c", "-f", "-R", "-B"]
-    assert told.outcomes["commit"] is Outcome.OK
+    assert done.outcomes["commit"] is Outcome.OK
 
 
 def test_an_unanswered_commit_is_never_asked_again() -> None:
@@ -155,7 +155,7 @@ def test_an_unanswered_commit_is_never_asked_again() -> None:
         raise Unanswered("conntrackd did not answer -c in time")
 
     world.acts["-c"] = outlive
-    tell(world, State.PRIMARY)
+    carry_out(world, State.PRIMARY)
     assert world.asked.count("-c") == 1
 
 
@@ -163,10 +163,10 @@ def test_an_unanswered_commit_that_did_nothing_flushes_nothing() -> None:
     """No answer and no entries: the external cache is the only copy, and stays."""
     world = World(external=1_000)
     world.fates["-c"] = [Unanswered("conntrackd did not answer -c in time")]
-    told = tell(world, State.PRIMARY)
+    done = carry_out(world, State.PRIMARY)
     assert world.asked == ["-c", "-f internal", "-R", "-B"]
-    assert told.outcomes["commit"] is Outcome.DEGRADED
-    assert told.uncommitted
+    assert done.outcomes["commit"] is Outcome.DEGRADED
+    assert done.uncommitted
 
 
 def test_an_unanswered_commit_that_a_purge_ate_is_not_asked_again() -> None:
@@ -179,9 +179,9 @@ def test_an_unanswered_commit_that_a_purge_ate_is_not_asked_again() -> None:
         raise Unanswered("conntrackd did not answer -c in time")
 
     world.acts["-c"] = outlive
-    told = tell(world, State.PRIMARY)
+    done = carry_out(world, State.PRIMARY)
     assert world.asked.count("-c") == 1
-    assert told.uncommitted
+    assert done.uncommitted
 
 
 def test_a_slow_commit_is_working_while_it_makes_entries() -> None:
@@ -196,12 +196,12 @@ def test_a_slow_commit_is_working_while_it_makes_entries() -> None:
         seen.append(working())
 
     world.acts["-c"] = slowly
-    tell(world, State.PRIMARY)
+    carry_out(world, State.PRIMARY)
     assert seen == [True] * 10 + [False]
 
 
 @pytest.mark.parametrize("counts", [True, False])
-def test_traffic_does_not_make_a_hung_commit_look_alive(*, counts: bool) -> None:
+def test_traffic_does_not_make_a_hung_commit_poll_alive(*, counts: bool) -> None:
     """Connections come and go: only growth is a commit's work, or no deadline would ever come."""
     world = World(external=1_000, entries=500, counts=counts)
     seen: list[bool] = []
@@ -216,17 +216,17 @@ def test_traffic_does_not_make_a_hung_commit_look_alive(*, counts: bool) -> None
         raise Unanswered("conntrackd did not answer -c in time")
 
     world.acts["-c"] = hang
-    tell(world, State.PRIMARY)
+    carry_out(world, State.PRIMARY)
     assert not any(seen[2:])  # the first look may find anything
 
 
-def test_a_request_that_nobody_heard_is_made_again() -> None:
+def test_a_request_that_nobody_received_is_made_again() -> None:
     """Never reached the daemon: asked again until somebody listens, without starting another."""
     world = World(external=500)
     world.fates["-c"] = unreached(2)
-    told = tell(world, State.PRIMARY)
-    assert told.results[0].attempts == 3
-    assert told.results[0].outcome is Outcome.OK
+    done = carry_out(world, State.PRIMARY)
+    assert done.results[0].attempts == 3
+    assert done.results[0].outcome is Outcome.OK
     assert world.starts == 0
 
 
@@ -235,22 +235,22 @@ def test_asking_again_is_capped() -> None:
     world = World(external=500)
     world.fates["-c"] = unreached(1_000)
     world.fates["start"] = [Unstartable("conntrackd does not start")]
-    told = tell(world, State.PRIMARY)
-    assert told.outcomes["commit"] is Outcome.FAILED
-    assert 2 <= told.results[0].attempts <= 10
+    done = carry_out(world, State.PRIMARY)
+    assert done.outcomes["commit"] is Outcome.FAILED
+    assert 2 <= done.results[0].attempts <= 10
     assert world.now < 5
 
 
-def test_a_dead_daemon_is_started_once_and_its_loss_is_told() -> None:
+def test_a_dead_daemon_is_started_once_and_its_loss_is_reported() -> None:
     """Its external cache died with it: expected is unknown, recovered 0, degraded, and carry on."""
     world = World(external=500, entries=40, peer=False)
     world.fates["-c"] = unreached(5)
-    told = tell(world, State.PRIMARY)
-    assert told.results[0].name is StepName.START
+    done = carry_out(world, State.PRIMARY)
+    assert done.results[0].name is StepName.START
     assert world.starts == 1
-    assert told.commit is not None
-    assert (told.commit.expected, told.commit.recovered) == (None, 0)
-    assert told.outcomes["commit"] is Outcome.DEGRADED
+    assert done.commit is not None
+    assert (done.commit.expected, done.commit.recovered) == (None, 0)
+    assert done.outcomes["commit"] is Outcome.DEGRADED
     assert world.asked[-2:] == ["-R", "-B"]
 
 
@@ -259,11 +259,11 @@ def test_what_a_dead_daemon_has_lost_comes_from_a_peer_that_lives(holds: int) ->
     """Asked once it is known to be lost, and committed; degraded, because somebody has to look."""
     world = World(external=500, entries=40, holds=holds)
     world.fates["-c"] = unreached(5)
-    told = tell(world, State.PRIMARY)
-    assert told.commit is not None
-    assert (told.commit.expected, told.commit.recovered) == (holds, holds)
-    assert told.outcomes["commit"] is Outcome.DEGRADED
-    assert f"the peer has sent {holds} connections" in told.reason("commit")
+    done = carry_out(world, State.PRIMARY)
+    assert done.commit is not None
+    assert (done.commit.expected, done.commit.recovered) == (holds, holds)
+    assert done.outcomes["commit"] is Outcome.DEGRADED
+    assert f"the peer has sent {holds} connections" in done.reason("commit")
     assert [asked for asked in world.asked if asked in ("-n", "-c")][-2:] == ["-n", "-c"]
 
 
@@ -271,12 +271,12 @@ def test_a_dead_daemon_in_direct_mode_lost_nothing() -> None:
     """The kernel table is the replica: the daemon's death took no connection with it."""
     world = World(DIRECT, entries=500)
     world.fates["-c"] = unreached(5)
-    told = tell(world, State.PRIMARY)
-    assert "nothing was lost" in told.reason("commit")
+    done = carry_out(world, State.PRIMARY)
+    assert "nothing was lost" in done.reason("commit")
 
 
 def test_a_daemon_that_dies_while_committing_proves_nothing() -> None:
-    """The client exits 0 at EOF: another daemon answers now, and what came before is told."""
+    """The client exits 0 at EOF: another daemon answers now, and what came before is done."""
     world = World(external=1_000)
 
     def die(_: Callable[[], bool]) -> None:
@@ -284,85 +284,85 @@ def test_a_daemon_that_dies_while_committing_proves_nothing() -> None:
         world.revive()
 
     world.acts["-c"] = die
-    told = tell(world, State.PRIMARY)
-    assert told.outcomes["commit"] is Outcome.DEGRADED
-    assert told.commit is not None
-    assert (told.commit.expected, told.commit.recovered) == (None, 450)
+    done = carry_out(world, State.PRIMARY)
+    assert done.outcomes["commit"] is Outcome.DEGRADED
+    assert done.commit is not None
+    assert (done.commit.expected, done.commit.recovered) == (None, 450)
     assert "-f" not in world.asked
 
 
 def test_a_refused_flush_degrades() -> None:
-    """HashSize ≤ 8192: the daemon ignores the flush and exits 0; the cache's size tells."""
+    """HashSize ≤ 8192: the daemon ignores the flush and exits 0; the cache's size shows."""
     world = World(external=1_000)
     world.acts["-f"] = lambda _: None
-    told = tell(world, State.PRIMARY)
-    assert told.outcomes["flush"] is Outcome.DEGRADED
-    assert told.uncommitted
+    done = carry_out(world, State.PRIMARY)
+    assert done.outcomes["flush"] is Outcome.DEGRADED
+    assert done.uncommitted
 
 
 def test_an_unanswered_flush_leaves_a_copy_to_be_dropped() -> None:
     """Nobody knows whether the flush was done: the next backup must not purge on a stale copy."""
     world = World(external=1_000)
     world.fates["-f"] = [Unanswered("conntrackd did not answer -f in time")]
-    assert tell(world, State.PRIMARY).uncommitted
+    assert carry_out(world, State.PRIMARY).uncommitted
 
 
 def test_a_promotion_that_ended_before_its_flush_leaves_a_copy_to_be_dropped() -> None:
     """A purge is safe only if the last promotion here flushed its external cache."""
     world = World(external=1_000)
-    told = tell(
+    done = carry_out(
         world, State.PRIMARY, halted=lambda: "superseded by a backup" if world.asked else None
     )
     assert world.asked == ["-c"]
-    assert told.uncommitted
+    assert done.uncommitted
 
 
 def test_a_resync_that_misses_entries_degrades() -> None:
-    """The internal cache is what the peer gets: 95 % of what was recovered, or it says so."""
+    """The internal cache is what the peer gets: 95 % of what was recovered, or degraded."""
     world = World(external=1_000)
     world.acts["-R"] = lambda _: setattr(world, "internal", 900)
-    assert tell(world, State.PRIMARY).outcomes["resync"] is Outcome.DEGRADED
+    assert carry_out(world, State.PRIMARY).outcomes["resync"] is Outcome.DEGRADED
 
 
 @pytest.mark.parametrize("replication", [FTFW, NOTRACK])
 def test_a_dead_peer_degrades_no_promotion(replication: Replication) -> None:
     """The peer has just died, that is the ordinary case: sent, and nobody listens."""
-    told = tell(World(replication, external=500, peer=False), State.PRIMARY)
-    assert told.outcomes["bulk-send"] is Outcome.OK
-    assert "no packets from the peer" in told.reason("bulk-send")
+    done = carry_out(World(replication, external=500, peer=False), State.PRIMARY)
+    assert done.outcomes["bulk-send"] is Outcome.OK
+    assert "no packets from the peer" in done.reason("bulk-send")
 
 
 def test_a_bulk_that_the_peer_acknowledged_is_proven() -> None:
     """FTFW: the resend queue drains, the peer has it all."""
-    told = tell(World(external=500), State.PRIMARY)
-    assert "acknowledged" in told.reason("bulk-send")
+    done = carry_out(World(external=500), State.PRIMARY)
+    assert "acknowledged" in done.reason("bulk-send")
 
 
 def test_a_promotion_in_direct_mode_names_the_size_of_the_replica() -> None:
     """There is no external cache: expected is unknown, the kernel's entries tell the size."""
-    told = tell(World(DIRECT, entries=500), State.PRIMARY)
-    assert told.world.asked == ["-c", "-f", "-R", "-B"]
-    assert told.commit is not None
-    assert told.commit.expected is None
-    assert told.commit.entries == 500
-    assert told.outcomes["commit"] is Outcome.OK
+    done = carry_out(World(DIRECT, entries=500), State.PRIMARY)
+    assert done.world.asked == ["-c", "-f", "-R", "-B"]
+    assert done.commit is not None
+    assert done.commit.expected is None
+    assert done.commit.entries == 500
+    assert done.outcomes["commit"] is Outcome.OK
 
 
 @pytest.mark.parametrize("room", [math.inf, 0])
 def test_no_promotion_flushes_a_kernel_table(room: float) -> None:
     """DisableInternalCache: -f and -f internal would destroy everything, proven or not."""
-    told = tell(World(NO_INTERNAL, external=500, entries=40, room=room), State.PRIMARY)
-    assert told.world.entries >= 40
-    assert not {"-f", "-f internal"} & set(told.world.asked)
+    done = carry_out(World(NO_INTERNAL, external=500, entries=40, room=room), State.PRIMARY)
+    assert done.world.entries >= 40
+    assert not {"-f", "-f internal"} & set(done.world.asked)
 
 
 def test_a_second_primary_commits_nothing_over_live_entries() -> None:
     """A primary that is one already: -f internal, -R, -B, whatever the external cache holds."""
     world = World(external=500, entries=300, internal=300)
-    told = tell(world, State.PRIMARY, again=True)
+    done = carry_out(world, State.PRIMARY, again=True)
     assert world.asked == ["-f internal", "-R", "-B"]
     assert (world.entries, world.external) == (300, 500)
-    assert told.commit is None
+    assert done.commit is None
 
 
 def test_a_hung_daemon_ends_a_promotion() -> None:
@@ -371,59 +371,59 @@ def test_a_hung_daemon_ends_a_promotion() -> None:
     hung = Unanswered("conntrackd did not answer in time")
     world.fates["-c"] = [hung]
     world.fates["-s"] = [hung] * 100
-    told = tell(world, State.PRIMARY)
+    done = carry_out(world, State.PRIMARY)
     assert world.asked == ["-c"]
-    assert told.outcomes["commit"] is Outcome.FAILED
-    assert told.uncommitted
+    assert done.outcomes["commit"] is Outcome.FAILED
+    assert done.uncommitted
 
 
 def test_a_whole_transition_has_a_deadline() -> None:
     """A transition that takes too long asks nothing more."""
-    told = tell(World(external=500), State.PRIMARY, deadline=-1)
-    assert told.world.asked == []
-    assert told.outcomes["commit"] is Outcome.FAILED
+    done = carry_out(World(external=500), State.PRIMARY, deadline=-1)
+    assert done.world.asked == []
+    assert done.outcomes["commit"] is Outcome.FAILED
 
 
 # -- a promotion whose process was killed -------------------------------------------------------
 
 
-def resumed(world: World, *, ended: bool, made: int) -> Told:
+def resumed(world: World, *, ended: bool, made: int) -> Carried:
     """A promotion after a killed one, whose commit has made so many entries in this world."""
     before = Kernel(world.inserted % 2**32, world.entries)
     world.insert(made)
-    return tell(world, State.PRIMARY, past=Past(LEFT, earlier=Earlier(before, ended=ended)))
+    return carry_out(world, State.PRIMARY, past=Past(LEFT, earlier=Earlier(before, ended=ended)))
 
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_commit_that_was_done_is_not_asked_again(*, ended: bool) -> None:
     """The counter shows every entry: asking again would replace live ones by their copies."""
-    told = resumed(World(external=500, entries=20), ended=ended, made=500)
-    assert told.world.asked == ["-f", "-R", "-B"]
-    assert told.outcomes["commit"] is Outcome.OK
-    assert told.commit is not None
-    assert (told.commit.expected, told.commit.recovered) == (500, 500)
+    done = resumed(World(external=500, entries=20), ended=ended, made=500)
+    assert done.world.asked == ["-f", "-R", "-B"]
+    assert done.outcomes["commit"] is Outcome.OK
+    assert done.commit is not None
+    assert (done.commit.expected, done.commit.recovered) == (500, 500)
 
 
 def test_a_commit_that_did_nothing_is_asked_again() -> None:
     """The process was killed before its client asked."""
-    told = resumed(World(external=500), ended=False, made=0)
-    assert told.world.asked == ["-c", "-f", "-R", "-B"]
-    assert told.commit is not None
-    assert told.commit.recovered == 500
+    done = resumed(World(external=500), ended=False, made=0)
+    assert done.world.asked == ["-c", "-f", "-R", "-B"]
+    assert done.commit is not None
+    assert done.commit.recovered == 500
 
 
 def test_a_commit_that_did_half_is_asked_again() -> None:
     """It came to rest without its other half: nobody knows whether the kernel refused it."""
-    told = resumed(World(external=500), ended=False, made=200)
-    assert told.world.asked == ["-c", "-f", "-R", "-B"]
+    done = resumed(World(external=500), ended=False, made=200)
+    assert done.world.asked == ["-c", "-f", "-R", "-B"]
 
 
 def test_a_commit_that_came_to_its_end_is_not_asked_again_for_what_is_missing() -> None:
     """The kernel has refused the rest: the copies are kept, as they would have been."""
-    told = resumed(World(external=1_000, room=600), ended=True, made=1_000)
-    assert told.world.asked == ["-f internal", "-R", "-B"]
-    assert told.outcomes["commit"] is Outcome.DEGRADED
-    assert told.uncommitted
+    done = resumed(World(external=1_000, room=600), ended=True, made=1_000)
+    assert done.world.asked == ["-f internal", "-R", "-B"]
+    assert done.outcomes["commit"] is Outcome.DEGRADED
+    assert done.uncommitted
 
 
 def test_a_commit_that_still_runs_is_waited_for() -> None:
@@ -435,28 +435,28 @@ def test_a_commit_that_still_runs_is_waited_for() -> None:
             world.insert(50)
 
     world.on_look = go_on
-    told = resumed(world, ended=False, made=0)
-    assert told.world.asked == ["-f", "-R", "-B"]
-    assert told.commit is not None
-    assert told.commit.recovered == 500
+    done = resumed(world, ended=False, made=0)
+    assert done.world.asked == ["-f", "-R", "-B"]
+    assert done.commit is not None
+    assert done.commit.recovered == 500
 
 
 def test_a_commit_whose_daemon_has_died_since_is_not_asked_again() -> None:
-    """Its successor holds nothing to commit: degraded, and its loss is told."""
+    """Its successor holds nothing to commit: degraded, and its loss is done."""
     world = World(external=500, peer=False)
     world.fates["-s"] = unreached(5)
-    told = resumed(world, ended=False, made=200)
+    done = resumed(world, ended=False, made=200)
     assert world.starts == 1
     assert "-c" not in world.asked
-    assert told.outcomes["commit"] is Outcome.DEGRADED
+    assert done.outcomes["commit"] is Outcome.DEGRADED
 
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_killed_promotion_in_direct_mode_is_finished(*, ended: bool) -> None:
     """The kernel table is the replica: nothing is missing, all the rest is asked."""
-    told = resumed(World(DIRECT, entries=500), ended=ended, made=0)
-    assert told.world.asked[-2:] == ["-R", "-B"]
-    assert set(told.outcomes.values()) == {Outcome.OK, Outcome.SKIPPED}
+    done = resumed(World(DIRECT, entries=500), ended=ended, made=0)
+    assert done.world.asked[-2:] == ["-R", "-B"]
+    assert set(done.outcomes.values()) == {Outcome.OK, Outcome.SKIPPED}
 
 
 @given(st.integers(0, 600), st.booleans())
@@ -464,7 +464,7 @@ def test_whatever_a_killed_commit_has_done_no_unproven_copy_is_flushed(
     made: int, ended: bool
 ) -> None:
     """Any number of entries made before: the copies go once all but a few are in the kernel."""
-    told = resumed(World(external=500, room=520), ended=ended, made=made)
-    assert told.world.asked.count("-c") <= (2 if not ended else 0)
-    if "-f" in told.world.asked:
-        assert told.world.entries >= 490
+    done = resumed(World(external=500, room=520), ended=ended, made=made)
+    assert done.world.asked.count("-c") <= (2 if not ended else 0)
+    if "-f" in done.world.asked:
+        assert done.world.entries >= 490

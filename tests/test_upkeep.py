@@ -19,7 +19,7 @@ from primary_backup.system.proc import boot_id, boot_seconds
 from tests.fake.node import Node
 from tests.waiting import until
 
-WAITS = ": >$world/asking; until_told go"
+WAITS = ": >$world/asking; until_released go"
 FLUSHES = 'get flushes; echo "flush kernel table: $value"'
 """What `-s runtime` prints of it."""
 
@@ -101,7 +101,7 @@ def test_a_node_that_is_in_sync_needs_nothing(node: Node, keeper: Keeper, state:
 
 @pytest.mark.parametrize("state", ["primary", "backup", "fault"])
 def test_a_daemon_that_is_gone_is_needed(node: Node, keeper: Keeper, state: str) -> None:
-    """To be started, in the state that this node is in; and an event says why."""
+    """To be started, in the state that this node is in; and an event names the reason."""
     node.run(state)
     node.on("any", "unreached")
     intent = keeper.poll()
@@ -141,7 +141,7 @@ def test_a_transition_that_was_killed_is_finished(node: Node, keeper: Keeper) ->
     until((node.world / "asking").exists, "the commit runs")
     hook.signal(signal.SIGKILL)
     hook.process.wait()
-    node.tell("go")
+    node.release("go")
     intent = keeper.poll()
     assert intent is not None
     assert (intent.state, intent.kind) == (State.PRIMARY, Kind.BECOME)
@@ -165,7 +165,7 @@ def test_a_transition_that_is_under_way_is_left_alone(node: Node, keeper: Keeper
     calls = node.calls
     assert keeper.finds_nothing()
     assert node.calls == calls
-    node.tell("go")
+    node.release("go")
     assert hook.wait().code == 0
 
 

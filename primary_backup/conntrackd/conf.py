@@ -20,7 +20,7 @@ _PLAIN = r'(?P<number>[0-9]+)|(?P<signed>[-+][0-9]+)|(?P<path>/[^"\n ]*)|(?P<ope
 _HEX = r"[0-9a-fA-F]{1,4}"
 _ADDRESS = (
     r"(?P<address>(?:[0-9]+(?:\.[0-9]+){3}"
-    # `+` here gives no digits back: the longest match never needs it, and words stay cheap.
+    # `+` here gives no digits back: the longest match never needs it, and names stay cheap.
     rf"|(?:{_HEX}+:?){{0,7}}::(?:{_HEX}+:?){{0,7}}|(?:{_HEX}:){{0,7}}{_HEX})(?:/[0-9]+)?)"
 )
 # The `|` are the lexer's: in its `[o|O][n|N]` they stand for a letter like any other. The longest
@@ -32,16 +32,16 @@ _CASELESS = (
     r"|(?P<ftfw>[f|][t|][f|][w|]|[n|][a|][c|][k|])"
     r"|(?P<on>[y|][e|][s|])|(?P<off>[o|][f|][f|])|(?P<on_>[o|][n|])|(?P<off_>[n|][o|]))"
 )
-_WORD = r"(?P<word>[a-zA-Z][a-zA-Z0-9._-]*)"
+_NAME = r"(?P<name>[a-zA-Z][a-zA-Z0-9._-]*)"
 
 # flex takes the longest match and, of equally long ones, the rule that comes first; see _tokens.
-# So `8192HashLimit` is a number and a word, but `60D` half an IPv6 address and no number at all.
-_RULES = tuple(re.compile(rule).match for rule in (_PLAIN, _ADDRESS, _CASELESS, _WORD))
+# So `8192HashLimit` is a number and a name, but `60D` half an IPv6 address and no number at all.
+_RULES = tuple(re.compile(rule).match for rule in (_PLAIN, _ADDRESS, _CASELESS, _NAME))
 
 _SECTIONS = {"General", "Sync", "Stats", "Helper"}
 
 # What the grammar takes after the keywords we read. Which block they stand in needs no looking at,
-# as in a legal file none of these words is anything else: not even an interface may be named so.
+# as in a valid file none of these names is anything else: not even an interface may be named so.
 _SETTINGS = {
     ("General", "HashSize"): {"number"},
     ("General", "HashLimit"): {"number"},
@@ -147,21 +147,21 @@ def _parse(text: str) -> tuple[set[str], list[tuple[str, str]]]:
     settings: list[tuple[str, str]] = []
     tokens = _tokens(text)
     for token in tokens:
-        kind, word = _kind(token), token[0]
+        kind, name = _kind(token), token[0]
         if depth == 0:
-            if word not in _SECTIONS or _kind(next(tokens, None)) != "open":
-                raise _error(text, token.start(), f"no section begins with {word!a}")
-            section, depth = word, 1
+            if name not in _SECTIONS or _kind(next(tokens, None)) != "open":
+                raise _error(text, token.start(), f"no section begins with {name!a}")
+            section, depth = name, 1
             sections.add(section)
             if sections >= {"Sync", "Stats"}:
                 raise _error(text, token.start(), "Sync and Stats exclude each other")
-        elif kinds := _SETTINGS.get((section, word)):
+        elif kinds := _SETTINGS.get((section, name)):
             value = next(tokens, None)
             if value is None or _kind(value) not in kinds:
                 what = f"{value[0]!a}" if value else "the end"
-                raise _error(text, token.start(), f"{word} cannot be followed by {what}")
+                raise _error(text, token.start(), f"{name} cannot be followed by {what}")
             depth += _kind(value) == "open"
-            settings.append((word, _value(value)))
+            settings.append((name, _value(value)))
         else:
             depth += (kind == "open") - (kind == "close")
     if depth:

@@ -6,8 +6,8 @@ from tests.fake.node import Ended, Hook, Node
 from tests.waiting import until
 
 REFUSES = "refuse \"parsing config file in line (3), symbol 'Nonsense': syntax error\""
-WAITS = ": >$world/committing; until_told go"
-"""A request that waits, and says that it does."""
+WAITS = ": >$world/committing; until_released go"
+"""A request that waits, and reports that it does."""
 
 
 def promoted(node: Node) -> Ended:
@@ -18,7 +18,7 @@ def promoted(node: Node) -> Ended:
 
 
 def in_mid_commit(node: Node) -> Hook:
-    """Start a promotion; its commit runs until the node is told to go on."""
+    """Start a promotion; its commit runs until the node releases it."""
     node.on("-c", WAITS)
     hook = node.start("primary")
     until((node.world / "committing").exists, "the commit runs")

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.fake.node import Follower, Hook, Node
 from tests.waiting import until
 
-WAITS = ": >$world/asking; until_told go"
+WAITS = ": >$world/asking; until_released go"
 """A request that waits, and shows that it does."""
 DOWN = '[ -e $world/up ] || [ "$request" = -d ] || unreached'
 PROMOTION = ["-c", "-f", "-R", "-B"]
@@ -21,14 +21,14 @@ PROMOTION = ["-c", "-f", "-R", "-B"]
 def in_mid(node: Node, follower: Follower, word: str, request: str, script: str = WAITS) -> None:
     """Let the follower read a notification; its request runs until the node lets it go on."""
     node.on(request, script)
-    follower.say(word)
+    follower.send(word)
     until((node.world / "asking").exists, f"{request} is asked")
 
 
 def goes_on(node: Node, request: str) -> None:
     """Let that request be answered at once from now on."""
     (node.world / "on" / request).unlink()
-    node.tell("go")
+    node.release("go")
 
 
 def states(follower: Follower) -> list[str]:
@@ -63,7 +63,7 @@ def fill(pipe: int, said: bytes) -> None:
 
 @contextmanager
 def service_manager(node: Node) -> Iterator[tuple[Callable[[str], str], dict[str, str]]]:
-    """Be the follower's service manager: what waits for its words, and what it is started with."""
+    """Be the follower's service manager: what awaits its reports, and its environment."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         path = str(node.world / "notify")
         manager.bind(path)

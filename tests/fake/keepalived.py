@@ -24,7 +24,7 @@ MASTER = {"VI_1": State.PRIMARY}
 BACKUP = {"VI_1": State.BACKUP}
 WITHIN = 10
 """Seconds for what takes a tenth of one on a machine with nothing else to do."""
-# Priority 255 is master at once, and a backup that awaits a word every 40 s stays one.
+# Priority 255 is master at once, and a backup that awaits a notification every 40 s stays one.
 _INSTANCE = """
 vrrp_instance {name} {{
     interface {device}

@@ -44,7 +44,7 @@ exec {sleep} infinity
 """
 
 
-def lives(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Whether a process exists, and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -53,7 +53,7 @@ def lives(pid: int) -> bool:
 
 
 def later() -> None:
-    """Wait until the clock by which starts are told has moved on."""
+    """Wait until the clock by which starts are reported has moved on."""
     now = int(boot_seconds() * TICKS_PER_SECOND)
     until(lambda: boot_seconds() * TICKS_PER_SECOND > now + 1, "the clock moves on")
 
@@ -67,7 +67,7 @@ class Ended(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """What was said on stderr to a person."""
+        """What was reported on stderr to a person."""
         return [line for line in self.err.splitlines() if not line.startswith("{")]
 
     @property
@@ -128,8 +128,8 @@ class Follower(Hook):
         """Wait for its end."""
         return super().wait(within)._replace(err=self._log.read_text())
 
-    def say(self, *words: str) -> None:
-        """Write keepalived's words for whom it follows, all at once."""
+    def send(self, *words: str) -> None:
+        """Write keepalived's notifications for whom it follows, all at once."""
         self.write("".join(f"{self._whose} {word} 0\n" for word in words).encode())
 
     def write(self, said: bytes) -> None:
@@ -154,7 +154,7 @@ class Follower(Hook):
         until(lambda: len(self.transitions) >= number, f"transition {number} ends", within)
         return self.transitions[number - 1]
 
-    def told(
+    def reported(
         self, name: str, reason: str = "", number: int = 1, within: float = 20
     ) -> dict[str, Any]:
         """Wait for so many events of that name, with that in their reason; the last of them."""
@@ -174,7 +174,7 @@ class Follower(Hook):
         for _ in range(2):  # the first may have come when it had looked already
             before = sum(event["message"] == "conf.read" for event in self.events)
             self.signal(signal.SIGHUP)
-            self.told("conf.read", number=before + 1)
+            self.reported("conf.read", number=before + 1)
 
     @property
     def descriptors(self) -> int:
@@ -251,7 +251,7 @@ class Node:
         """Let the client do something else at a request: sh, see the client."""
         (self.world / "on" / request).write_text(do + "\n")
 
-    def tell(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """Let a client go on that waits until told."""
         (self.world / name).touch()
 
@@ -280,12 +280,12 @@ class Node:
     def clients_left(self) -> list[int]:
         """Those that still run; a number may be another process's by now."""
         mine = str(self.world)
-        return [pid for pid in self.clients if lives(pid) and mine in self._cmdline(pid)]
+        return [pid for pid in self.clients if is_running(pid) and mine in self._cmdline(pid)]
 
     # -- the hook ---------------------------------------------------------------------------
 
     def arguments(self, *words: str) -> list[str]:
-        """The hook's command line, with this node's paths before the words."""
+        """The hook's command line, with this node's paths before the arguments."""
         return [
             str(HOOK),
             *("--config", str(self.config)),

@@ -1,4 +1,4 @@
-"""Processes that do nothing, and what proc(5) tells of them."""
+"""Processes that do nothing, and what proc(5) shows of them."""
 
 from __future__ import annotations
 

@@ -61,18 +61,18 @@ class World:
         self.room = room
         self.counts = counts
         self.replicated = 0
-        self.sent = self.heard = self.unacked = 0
-        self.born = 1
+        self.sent = self.received = self.unacked = 0
+        self.daemon_number = 1
         self.asked: list[str] = []
         """Every request that changes something, as options in one string."""
         self.events = 0
         """How often anything at all was asked or looked at."""
         self.asked_at: list[int] = []
         """How many events came before each request."""
-        self.unheard: list[str] = []
+        self.unreached: list[str] = []
         self.unanswered: list[str] = []
         self.unanswered_at: dict[str, int] = {}
-        """The requests that nobody heard, that nobody answered, and how many came until then."""
+        """The requests that nobody received, that nobody answered, and how many came until then."""
         self.looks = 0
         self.starts = 0
         self.purging = False
@@ -97,7 +97,7 @@ class World:
         try:
             self._meet(name)
         except Unreached:
-            self.unheard.append(name)
+            self.unreached.append(name)
             raise
         except Unanswered:
             self.give_up(name)
@@ -117,8 +117,8 @@ class World:
             external=self.external if self.replication.external_cache else None,
             replicated=self.replicated,
             bytes_sent=self.sent,
-            packets_received=self.heard,
-            bytes_received=16 * self.heard,
+            packets_received=self.received,
+            bytes_received=16 * self.received,
         )
 
     def unacknowledged(self) -> int | None:
@@ -135,7 +135,7 @@ class World:
         return Kernel(self.inserted % 2**32 if self.counts else None, self.entries)
 
     def identity(self) -> object:
-        return self.born
+        return self.daemon_number
 
     def start(self) -> tuple[str, str]:
         self.starts += 1
@@ -181,8 +181,8 @@ class World:
 
     def revive(self) -> None:
         """Another daemon, with empty caches."""
-        self.born += 1
-        self.external = self.replicated = self.sent = self.heard = 0
+        self.daemon_number += 1
+        self.external = self.replicated = self.sent = self.received = 0
         self.internal = self.entries
         for name in ("-s", "-s queue", "-s process"):
             self.fates.pop(name, None)
@@ -192,9 +192,9 @@ class World:
         return self.now
 
     def pause(self, seconds: float) -> None:
-        """Time passes, and a living peer is heard every second."""
+        """Time passes, and a living peer sends every second."""
         if self.peer:
-            self.heard += int(self.now + seconds) - int(self.now)
+            self.received += int(self.now + seconds) - int(self.now)
         self.now += seconds
 
     def _meet(self, name: str) -> None:
@@ -207,7 +207,7 @@ class World:
             fate()
 
 
-class Told(NamedTuple):
+class Carried(NamedTuple):
     """A transition that was carried out in a world."""
 
     results: list[StepResult]
@@ -237,7 +237,7 @@ class Told(NamedTuple):
         return self.results[-1].purged
 
 
-def tell(
+def carry_out(
     world: World,
     state: State,
     *,
@@ -246,7 +246,7 @@ def tell(
     halted: Callable[[], str | None] = lambda: None,
     about_to: Callable[[Step, Kernel | None], None] = lambda *_: None,
     deadline: float = math.inf,
-) -> Told:
+) -> Carried:
     """Carry out a state's plan in a world, to its end."""
     steps = plan(state, world.replication, again=again)
     requests = Requests(
@@ -261,7 +261,7 @@ def tell(
     results = list(transition.results())
     names = [result.name for result in results if result.name is not StepName.START]
     assert names == [step.name for step in steps]
-    return Told(results, world)
+    return Carried(results, world)
 
 
 def halt(why: str | None) -> None:

@@ -43,7 +43,7 @@ def lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 @pytest.fixture
 def wiring() -> Wiring:
-    """How keepalived tells, for those that do not say it."""
+    """How keepalived shows, for those that do not say it."""
     return "hooks"
 
 

@@ -1,7 +1,7 @@
 """conf.py against the real conntrackd: what it accepts we read, and as it reads it.
 
-The client, ``conntrackd -C FILE -s``, says whether a file is legal; a daemon of our own, alone in
-its network and mount namespaces, shows which values it made of it.
+The client, ``conntrackd -C FILE -s``, reports whether a file is valid; a daemon of our own, alone
+in its network and mount namespaces, shows which values it made of it.
 """
 
 import os
@@ -130,7 +130,7 @@ def test_nonsense_is_refused_by_the_daemon_too(text: bytes, tmp_path: Path) -> N
     assert client_says(tmp_path / "conf", text) != ""
 
 
-# Statements as the grammar has them; the words in capitals stand for a token each.
+# Statements as the grammar has them; the notifications in capitals stand for a token each.
 STATEMENTS = {
     "General": [
         *("HashSize NUM", "HashLimit NUM", "LockFile PATH", "LogFile PATH", "LogFile BOOL"),
@@ -157,7 +157,7 @@ STATEMENTS = {
 
 
 def any_case(*words: str) -> st.SearchStrategy[str]:
-    """Spell one of the words in any case, or with the lexer's `|` for any of its letters."""
+    """Spell one of the keywords in any case, or with the lexer's `|` for any of its letters."""
     return st.sampled_from(words).flatmap(
         lambda word: st.tuples(*(st.sampled_from([c.lower(), c.upper(), "|"]) for c in word)).map(
             "".join,

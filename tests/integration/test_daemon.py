@@ -39,7 +39,7 @@ Sync {
 """
 
 
-def told(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
+def reported(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
     """The final event that a started hook has printed; what is wrong may stand before it."""
     return dict(json.loads(firewall.output(hook).splitlines()[-1]))
 
@@ -53,13 +53,13 @@ def step(event: dict[str, Any], name: str) -> dict[str, Any]:
 # -- killed -----------------------------------------------------------------------------------
 
 
-def test_a_daemon_killed_in_mid_commit_is_started_again_and_what_the_kernel_got_is_told(
+def test_a_daemon_killed_in_mid_commit_is_started_again_and_what_the_kernel_got_is_reported(
     lab: Lab,
 ) -> None:
     """What was committed is counted by the kernel and sent to the peer; the rest died, and is
     neither guessed (expected is null) nor kept from the operator (degraded)."""
     pair = replicated(lab, 50_000)
-    pair.fw2.cut("eth2")  # a peer that is heard would send it again
+    pair.fw2.cut("eth2")  # a peer that sends would send it again
     before = inserted(pair.fw2)
     dying = pair.fw2.conntrackd_pid
     victim = seen_from_here(pair.fw2, dying)
@@ -69,7 +69,7 @@ def test_a_daemon_killed_in_mid_commit_is_started_again_and_what_the_kernel_got_
         os.kill(victim, signal.SIGKILL)
     hook.wait(timeout=60)
 
-    event = told(pair.fw2, hook)
+    event = reported(pair.fw2, hook)
     assert (hook.returncode, event["outcome"], event["expected"]) == (3, "degraded", None)
     assert event["recovered"] == inserted(pair.fw2) - before
     assert 0 < event["recovered"] < 50_000, "it was not killed in mid-commit"
@@ -125,10 +125,12 @@ def test_a_promotion_that_met_a_hung_daemon_can_be_repeated_once_it_runs(lab: La
 # -- dead -------------------------------------------------------------------------------------
 
 
-def test_a_daemon_dead_at_promotion_is_started_and_the_loss_of_its_cache_is_told(lab: Lab) -> None:
-    """The lock file it left would make every start fail without a word."""
+def test_a_daemon_dead_at_promotion_is_started_and_the_loss_of_its_cache_is_reported(
+    lab: Lab,
+) -> None:
+    """The lock file it left would make every start fail and logs nothing."""
     pair = replicated(lab, 1000)
-    pair.fw2.cut("eth2")  # a peer that is heard would send it again
+    pair.fw2.cut("eth2")  # a peer that sends would send it again
     pair.fw2.kill_conntrackd()
     assert pair.fw2.path(LOCK).exists()
     assert pair.fw2.path(SOCKET).exists()
@@ -157,7 +159,7 @@ def test_a_daemon_dead_at_promotion_loses_nothing_in_direct_mode(lab: Lab) -> No
 
 
 def test_a_peer_that_has_traffic_does_not_hold_up_what_it_sends_again(lab: Lab) -> None:
-    """Its words never pause: what has arrived is committed in seconds."""
+    """Its notifications never pause: what has arrived is committed in seconds."""
     pair = replicated(lab, 1000)
     assert become(pair.fw2, "backup")["outcome"] == "ok"
     pair.fw2.stop_conntrackd()
@@ -168,7 +170,7 @@ def test_a_peer_that_has_traffic_does_not_hold_up_what_it_sends_again(lab: Lab) 
         pair.fw1.load_entries(1, first=number)
         number += 1
 
-    event = told(pair.fw2, hook)
+    event = reported(pair.fw2, hook)
 
     assert event["recovered"] >= 1000, event["reason"]
     assert step(event, "commit")["seconds"] < 15
@@ -211,7 +213,7 @@ def test_what_was_lost_while_nobody_asked_is_not_forgotten(lab: Lab) -> None:
     assert (event["recovered"], event["expected"]) == (1000, 1000), event["reason"]
 
 
-def test_copies_whose_end_was_not_heard_are_told(lab: Lab) -> None:
+def test_copies_whose_end_was_not_received_are_reported(lab: Lab) -> None:
     """The link was down for longer than conntrackd resends: what ended meanwhile stays a copy."""
     few = {"ResendQueueSize 131072": "ResendQueueSize 64"}
     pair = replicated(lab, 1000, conntrackd=few)
@@ -252,10 +254,10 @@ def test_what_nobody_holds_any_more_is_called_lost(lab: Lab) -> None:
     ],
     ids=["a typing error", "empty", "cut"],
 )
-def test_a_configuration_that_was_spoilt_in_a_running_pair_costs_no_connection(
+def test_a_configuration_that_was_damaged_in_a_running_pair_costs_no_connection(
     lab: Lab, spoil: Callable[[str], str], says: str
 ) -> None:
-    """The daemon has read it before; the client, which reads it anew, is given what it needs."""
+    """The daemon has read it before; the client, which reads it again, is given what it needs."""
     pair = replicated(lab, 1000)
     assert become(pair.fw2, "backup")["outcome"] == "ok"
     conf = pair.fw2.path(CONNTRACKD_CONF)
@@ -271,7 +273,7 @@ def test_a_configuration_that_was_spoilt_in_a_running_pair_costs_no_connection(
 
 
 def test_a_masked_unit_is_not_gone_around(lab: Lab) -> None:
-    """Whoever masked it wants no conntrackd: the record says how to have one again."""
+    """Whoever masked it wants no conntrackd: the record reports how to have one again."""
     pair = replicated(lab, 10)
     pair.fw2.kill_conntrackd()
     with_systemd(pair.fw2, "")
@@ -435,7 +437,7 @@ def test_what_is_no_living_daemon_of_this_node_does_not_stop_a_start(
 
 # -- how it is started ------------------------------------------------------------------------
 
-# What systemctl(1) says of a unit, and a start that is real.
+# What systemctl(1) reports of a unit, and a start that is real.
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >>/run/systemctl-calls
 case $1 in
@@ -450,7 +452,7 @@ esac
 
 
 def with_systemd(firewall: Firewall, words: str) -> None:
-    """Let the node look as if systemd ran there, with a unit whose command has these words."""
+    """Make the node look as if systemd ran there, with a unit that has this command line."""
     # Without the machine's own one, which may be a link to somewhere else.
     firewall.run("sh", "-ec", "mkdir -p /run/systemd/system; rm -f /usr/bin/systemctl")
     systemctl = firewall.path("/usr/bin/systemctl")
@@ -495,7 +497,7 @@ def test_a_unit_of_another_configuration_is_left_alone(lab: Lab) -> None:
 
 def test_a_daemon_started_by_a_real_time_keepalived_lives(lab: Lab) -> None:
     """keepalived with vrrp_rt_priority leaves its hooks no real-time allowance, and conntrackd is a
-    real-time process: with what it inherits, the kernel would kill it without a word."""
+    real-time process: with what it inherits, the kernel would kill it and logs nothing."""
     pair = replicated(lab, 5000)
     pair.fw2.kill_conntrackd()
     # keepalived's is 0:0. Raising the second number takes CAP_SYS_RESOURCE, which root of a

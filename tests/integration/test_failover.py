@@ -22,14 +22,14 @@ table ip deaf {
     }
 }
 """
-"""A ruleset of its own: a firewall hears no adverts, and all links stay up."""
+"""A ruleset of its own: a firewall receives no adverts, and all links stay up."""
 BOTH_WIRINGS = pytest.mark.parametrize("wiring", ["hooks", "fifo"])
 WITHIN = 20
 """Seconds for what takes two or three on a machine with nothing else to do."""
 
 
 def reasserted(firewall: Firewall) -> list[dict[str, Any]]:
-    """What was done at keepalived's word that another master was there; it says so repeatedly."""
+    """What was done at each notification that another master was there."""
     events = firewall.events("transition.finished")
     return [e for e in events if "MASTER_RX_LOWER_PRI" in e["cause"] and e["steps"]]
 
@@ -78,7 +78,7 @@ def test_fifty_connections_live_through_the_loss_of_the_primary(pair: Pair) -> N
 
 
 def test_every_line_of_a_failover_in_the_journal_is_one_json_object(pair: Pair) -> None:
-    """`journalctl -t ftfw-transition -o cat | jq .` works as is, and tells every step."""
+    """`journalctl -t ftfw-transition -o cat | jq .` works as is, and shows every step."""
     pair.fw1.cut("eth1")
 
     (event,) = finished(pair.fw2, "primary")
@@ -140,7 +140,7 @@ def test_a_failback_before_the_old_entries_are_purged_loses_nothing(pair: Pair) 
 
 @BOTH_WIRINGS
 def test_the_survivor_of_a_split_brain_asserts_itself_and_commits_nothing(pair: Pair) -> None:
-    """keepalived tells it only MASTER_RX_LOWER_PRI: live entries are newer than any copy."""
+    """keepalived shows it only MASTER_RX_LOWER_PRI: live entries are newer than any copy."""
     traffic = pair.open_connections(50)
     pair.fw2.until(lambda: pair.fw2.external() >= 50, WITHIN, "holds the copies")
     earlier = ended(pair.fw1)
@@ -150,7 +150,7 @@ def test_the_survivor_of_a_split_brain_asserts_itself_and_commits_nothing(pair: 
     finished(pair.fw2, "primary")
     stepping_down = ended(pair.fw2)
 
-    # fw-1 first: as soon as fw-2 hears of a higher priority it is silent.
+    # fw-1 first: as soon as fw-2 receives of a higher priority it is silent.
     pair.fw1.run("nft", "delete table ip deaf")
     pair.fw1.until(lambda: reasserted(pair.fw1), WITHIN, "hears of the other master")
     pair.fw2.run("nft", "delete table ip deaf")

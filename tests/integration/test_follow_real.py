@@ -107,10 +107,10 @@ def wiring() -> Wiring:
 # -- keepalived ends, and comes back ------------------------------------------------------------
 
 
-def test_a_keepalived_that_stops_says_so_and_gives_every_connection_to_the_peer(
+def test_a_keepalived_that_stops_reports_it_and_gives_every_connection_to_the_peer(
     pair: Pair,
 ) -> None:
-    """STOP is in the old primary's record, nothing is asked for it, and later words count."""
+    """STOP is in the old primary's record, nothing is asked for it, and the next line counts."""
     traffic = opened(pair)
 
     pair.fw1.stop_keepalived()
@@ -128,7 +128,7 @@ def test_a_keepalived_that_stops_says_so_and_gives_every_connection_to_the_peer(
 
 
 def test_a_keepalived_that_is_killed_costs_nothing_before_or_after_its_return(pair: Pair) -> None:
-    """Nobody is told that it died; the peer takes over, and the first word after it counts."""
+    """Its death sends no line; the peer takes over, and the first notification after it counts."""
     traffic = opened(pair)
     earlier = ended(pair.fw1)
 
@@ -145,7 +145,7 @@ def test_a_keepalived_that_is_killed_costs_nothing_before_or_after_its_return(pa
 
 
 def test_a_keepalived_that_is_reloaded_on_the_primary_changes_nothing(pair: Pair) -> None:
-    """It says nothing then, nothing is asked, and the next word counts."""
+    """It reports nothing then, nothing is asked, and the next notification counts."""
     traffic = opened(pair)
     earlier = ended(pair.fw1)
 
@@ -160,7 +160,7 @@ def test_a_keepalived_that_is_reloaded_on_the_primary_changes_nothing(pair: Pair
 
 
 def test_a_fifo_that_keepalived_made_is_followed_wherever_it_makes_it_anew(lab: Lab) -> None:
-    """It unlinks its own FIFO at a reload and at a stop: no word is lost, nothing is redone."""
+    """It unlinks its own FIFO at a reload and at a stop: no line is lost, nothing is redone."""
     firewall = alone(lab(wiring="fifo").fw1)
     firewall.load_entries(COUNT)
     firewall.start_follower()
@@ -188,7 +188,7 @@ def test_a_fifo_that_keepalived_made_is_followed_wherever_it_makes_it_anew(lab: 
 def test_a_follower_that_keepalived_starts_lives_through_a_reload_and_reads_the_stop(
     lab: Lab,
 ) -> None:
-    """A reload starts a copy before the old one ends; a stop signals it before it says STOP."""
+    """A reload starts a copy before the old one ends; a stop signals it before it reports STOP."""
     pair = lab(wiring="fifo", keepalived=ITS_OWN)
     alone(pair.fw1)
     finished(pair.fw1, "primary")
@@ -288,7 +288,7 @@ def test_a_follower_that_is_killed_in_the_middle_of_a_commit_finishes_it_after_i
 
     assert ended(pair.fw2) == earlier
     if reloaded:
-        pair.fw2.reload_keepalived()  # which dates its state anew
+        pair.fw2.reload_keepalived()  # which dates its state again
     pair.fw2.start_follower()
 
     event = finished(pair.fw2, "primary", earlier)[0]
@@ -319,7 +319,7 @@ def test_a_follower_that_is_started_again_asks_nothing_of_either_node(pair: Pair
 def test_a_follower_that_is_started_again_after_a_reload_asks_nothing_of_the_primary(
     pair: Pair,
 ) -> None:
-    """keepalived dates its state anew when it is reloaded, though no word was missed."""
+    """keepalived dates its state again when it is reloaded, though no notification was missed."""
     replicated(pair)
     pair.fw1.reload_keepalived()
     earlier = ended(pair.fw1)
@@ -331,8 +331,8 @@ def test_a_follower_that_is_started_again_after_a_reload_asks_nothing_of_the_pri
     assert requests(pair.fw1, earlier) == []
 
 
-def test_a_follower_that_missed_a_word_asks_keepalived_for_it(pair: Pair) -> None:
-    """It was down when the primary died, and its word is lost: still all connections live."""
+def test_a_follower_that_missed_a_notification_asks_keepalived_for_it(pair: Pair) -> None:
+    """It was down when the primary died, and the line is lost: all connections survive."""
     traffic = opened(pair)
     earlier = ended(pair.fw2)
     pair.fw2.stop_follower()
@@ -348,7 +348,7 @@ def test_a_follower_that_missed_a_word_asks_keepalived_for_it(pair: Pair) -> Non
     assert traffic.finish(WITHIN)["alive"] == CONNECTIONS
 
 
-def test_a_follower_that_missed_two_words_commits_what_the_peer_has_opened_meanwhile(
+def test_a_follower_that_missed_two_notifications_commits_what_the_peer_has_opened_meanwhile(
     pair: Pair,
 ) -> None:
     """Primary before and after, and a backup in between that nobody was there to see."""
@@ -371,7 +371,7 @@ def test_a_follower_that_missed_two_words_commits_what_the_peer_has_opened_meanw
 
 
 def test_a_master_without_record_whose_copies_were_not_committed_commits_them(pair: Pair) -> None:
-    """Nobody knows how it became master, but a full external cache tells what is missing."""
+    """Nobody knows how it became master, but a full external cache shows what is missing."""
     traffic = opened(pair)
     earlier = ended(pair.fw2)
     pair.fw2.stop_follower()
@@ -403,7 +403,7 @@ def test_a_master_without_record_that_holds_the_connections_commits_nothing(pair
 
 
 def test_instances_that_disagree_move_nothing_until_they_agree(lab: Lab) -> None:
-    """Half a firewall is neither primary nor backup: it is said, and asked again."""
+    """Half a firewall is neither primary nor backup: it is reported, and asked again."""
     firewall = alone(lab(wiring="fifo", keepalived=NO_GROUP).fw1)
     firewall.cut("eth0")
     firewall.until(lambda: not firewall.is_master(), WITHIN, "has lost one address")

@@ -1,4 +1,4 @@
-"""The hook as keepalived runs it, and against bad input: it says so and harms nobody."""
+"""The hook as keepalived runs it, and against bad input: it reports it and harms nobody."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def file_of(firewall: Firewall, path: str) -> Path:
     return Path(f"/proc/{firewall.pid}/root{path}")
 
 
-def told(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
+def reported(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
     """The final event that a started hook has printed; what is wrong may stand before it."""
     return dict(json.loads(firewall.output(hook).splitlines()[-1]))
 
@@ -131,7 +131,7 @@ def test_stop_leaves_its_record_before_keepalived_goes(pair: Pair) -> None:
     pair.fw1.until(lambda: outcomes(pair.fw1, "stop") == [(30, "ok")], 20, "it is logged")
 
 
-def test_a_hook_that_outlives_keepalived_tells_what_ended_it(lab: Lab) -> None:
+def test_a_hook_that_outlives_keepalived_shows_what_ended_it(lab: Lab) -> None:
     """keepalived's death is a SIGTERM for every hook that runs; none may end with half a story, or
     with the lock."""
     pair = lab()
@@ -154,7 +154,7 @@ def test_a_hook_that_outlives_keepalived_tells_what_ended_it(lab: Lab) -> None:
     assert lock_is_free(pair.fw2)
 
 
-def test_a_promotion_that_is_ended_while_the_daemon_hangs_tells_so(lab: Lab) -> None:
+def test_a_promotion_that_is_ended_while_the_daemon_hangs_shows_so(lab: Lab) -> None:
     """The signal comes while the client waits for an answer, which it may not do for ever."""
     pair = replicated(lab, 100)
     daemon = pair.fw2.conntrackd_pid
@@ -165,7 +165,7 @@ def test_a_promotion_that_is_ended_while_the_daemon_hangs_tells_so(lab: Lab) -> 
     hook.terminate()
 
     assert hook.wait(timeout=30) == 1
-    event = told(pair.fw2, hook)
+    event = reported(pair.fw2, hook)
     assert event["outcome"] == "failed"
     assert "SIGTERM" in event["reason"]
     assert pair.fw2.pids("conntrackd") == [daemon], "a client was left behind"
@@ -173,7 +173,7 @@ def test_a_promotion_that_is_ended_while_the_daemon_hangs_tells_so(lab: Lab) -> 
 
 
 def test_a_commit_in_hand_is_finished_though_keepalived_has_gone(lab: Lab) -> None:
-    """Half a commit helps nobody: what was recovered is told, and the signal too."""
+    """Half a commit is of no use: what was recovered is reported, and the signal too."""
     pair = replicated(lab, 50_000)
     before = inserted(pair.fw2)
     hook = pair.fw2.start_hook("primary", "--json")
@@ -182,7 +182,7 @@ def test_a_commit_in_hand_is_finished_though_keepalived_has_gone(lab: Lab) -> No
         hook.terminate()
     hook.wait(timeout=60)
 
-    event = told(pair.fw2, hook)
+    event = reported(pair.fw2, hook)
     assert event["recovered"] == event["expected"] == 50_000
     assert pair.fw2.kernel_entries() == 50_000
     assert "SIGTERM" in event["reason"]
@@ -264,7 +264,7 @@ def spoil(firewall: Firewall, kind: str) -> None:
 
 
 def client_s_words(firewall: Firewall) -> str:
-    """What the client itself says of the configuration: the end of its line."""
+    """What the client itself reports of the configuration: the end of its line."""
     said = firewall.client("-s", check=False).stderr
     return said.strip().splitlines()[-1].rpartition("] ")[2]
 
@@ -286,7 +286,7 @@ SPOILT = (
 @pytest.mark.parametrize("kind", SPOILT)
 def test_a_bad_configuration_is_one_clear_line_and_loses_nothing(lab: Lab, kind: str) -> None:
     """The daemon that runs has read a better one: its copies and the kernel's entries stay, until
-    the file is mended and the same command succeeds."""
+    the file is fixed and the same command succeeds."""
     pair = replicated(lab, 100)
     pair.fw2.load_entries(5, first=500)
     good = pair.fw2.path(CONNTRACKD_CONF).read_bytes()
@@ -311,7 +311,7 @@ def test_a_bad_configuration_is_one_clear_line_and_loses_nothing(lab: Lab, kind:
 def test_a_file_that_the_client_refuses_gets_the_client_s_own_message(
     lab: Lab, kind: str, state: str
 ) -> None:
-    """It says which line and why, better than we could."""
+    """It names which line and why, better than we could."""
     pair = lab()
     spoil(pair.fw2, kind)
     words = client_s_words(pair.fw2)
@@ -325,7 +325,7 @@ def test_a_file_that_the_client_refuses_gets_the_client_s_own_message(
 
 @pytest.mark.parametrize("conf", [STATS_ONLY, GENERAL_ONLY], ids=["Stats", "General"])
 def test_a_daemon_that_does_not_replicate_gets_advice(lab: Lab, conf: str) -> None:
-    """There is nothing to fail over, and that is told though the daemon lives and answers."""
+    """There is nothing to fail over, and that is reported though the daemon lives and answers."""
     pair = lab(conntrackd=conf)
     pair.fw2.start_conntrackd()
     pair.fw2.load_entries(50)
@@ -370,7 +370,7 @@ def test_a_bad_path_is_one_clear_line_and_loses_nothing(
 
 
 def test_a_run_directory_that_others_can_write_stops_no_promotion(lab: Lab) -> None:
-    """Its lock and its record could be anybody's: none is used, and the operator is told."""
+    """Its lock and its record could be anybody's: none is used, and the operator is reported."""
     pair = replicated(lab, 100)
     pair.fw2.run("sh", "-ec", f"mkdir {RUN_DIR}; chmod 1777 {RUN_DIR}")
 
@@ -385,7 +385,7 @@ def test_a_run_directory_that_others_can_write_stops_no_promotion(lab: Lab) -> N
 
 @pytest.mark.parametrize("state", ["backup", "fault"])
 def test_nothing_is_purged_without_a_trusted_run_directory(lab: Lab, state: str) -> None:
-    """Without a lock nobody knows whether a younger promotion is at work."""
+    """Without a lock nobody knows whether a newer promotion is at work."""
     pair = replicated(lab, 100)
     pair.fw2.run("sh", "-ec", f"mkdir {RUN_DIR}; chmod 1777 {RUN_DIR}")
 

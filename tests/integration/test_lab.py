@@ -61,7 +61,7 @@ def test_what_one_firewall_tracks_is_in_the_others_external_cache(lab: Lab) -> N
 
 
 def test_a_pulled_cable_moves_both_virtual_addresses(lab: Lab) -> None:
-    """One side lost is both sides moved, and each firewall's hook is told."""
+    """One side lost is both sides moved, and each firewall's hook is reported."""
     pair = lab(command=IDLE).start()
 
     pair.fw1.cut("eth1")
@@ -73,7 +73,7 @@ def test_a_pulled_cable_moves_both_virtual_addresses(lab: Lab) -> None:
 
 
 def test_no_connection_survives_a_failover_in_which_nothing_is_committed(lab: Lab) -> None:
-    """The traffic tells the living from the dead, so that a failover test can fail."""
+    """The traffic shows the living from the dead, so that a failover test can fail."""
     pair = lab(command=IDLE).start()
     traffic = pair.open_connections(10)
     assert traffic.alive() == 10

@@ -1,4 +1,4 @@
-"""The record against the facts: what a real daemon and a real kernel did, and what was said."""
+"""The record against the facts: what a real daemon and a real kernel did, and what was reported."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SOCKET = "/var/run/conntrackd.ctl"
 SMALL_HASH = {"HashSize 32768": "HashSize 8192"}
 EXPECTATIONS = {"# ExpectationSync On": "ExpectationSync On"}
 DUMP_EXTERNAL, COMMIT = 17, 46
-"""The client's words for -e and -c (conntrackd.h)."""
+"""The client's numbers for -e and -c (conntrackd.h)."""
 LARGEST_TABLE = 1 << 20
 
 
-def told(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
+def reported(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
     """The final event that a started hook has printed; what is wrong may stand before it."""
     return dict(json.loads(firewall.output(hook).splitlines()[-1]))
 
@@ -78,8 +78,8 @@ def test_expectations_do_not_disturb_the_commit_of_connections(lab: Lab) -> None
     assert (pair.fw2.kernel_entries(), pair.fw2.external()) == (1000, 0)
 
 
-def test_a_full_kernel_table_is_degraded_and_the_only_copies_are_kept(lab: Lab) -> None:
-    """The client says nothing of what the kernel refused. Room made, the kept copies go in."""
+def test_a_full_kernel_table_is_degraded_and_the_only_copies_are_left(lab: Lab) -> None:
+    """The client reports nothing of what the kernel refused. Room made, the kept copies go in."""
     # nf_conntrack_max is the whole machine's and must not be touched, but each namespace is
     # measured against it alone: this one is filled up, with what conntrackd does not replicate.
     limit = int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
@@ -117,7 +117,7 @@ def test_a_commit_that_answers_late_is_not_asked_for_again(lab: Lab) -> None:
     with reader:
         hook.wait(timeout=60)
 
-    event = told(pair.fw2, hook)
+    event = reported(pair.fw2, hook)
     assert step(event, "commit")["seconds"] > 4, "the client was not kept waiting"
     assert step(event, "commit")["attempts"] == 1
     assert inserted(pair.fw2) - before == 50_000
@@ -126,7 +126,7 @@ def test_a_commit_that_answers_late_is_not_asked_for_again(lab: Lab) -> None:
 
 
 def test_a_commit_that_somebody_else_asked_for_is_watched_to_its_end(lab: Lab) -> None:
-    """The daemon skips a second -c without a word, while the first one's entries still come."""
+    """The daemon skips a second -c and logs nothing, while the first one's entries still come."""
     pair = replicated(lab, 50_000)
     path, before = pair.fw2.path(SOCKET), inserted(pair.fw2)
     daemon = seen_from_here(pair.fw2, pair.fw2.conntrackd_pid)
@@ -140,7 +140,7 @@ def test_a_commit_that_somebody_else_asked_for_is_watched_to_its_end(lab: Lab) -
         os.kill(daemon, signal.SIGCONT)
         hook.wait(timeout=60)
 
-    event = told(pair.fw2, hook)
+    event = reported(pair.fw2, hook)
     assert done < 45_000, "the first commit was over"
     assert step(event, "commit")["attempts"] == 1
     assert inserted(pair.fw2) - before == 50_000
@@ -151,7 +151,7 @@ def test_a_commit_that_somebody_else_asked_for_is_watched_to_its_end(lab: Lab) -
 # -- flush ------------------------------------------------------------------------------------
 
 
-def test_a_refused_flush_is_told_with_its_cause(lab: Lab) -> None:
+def test_a_refused_flush_is_reported_with_its_cause(lab: Lab) -> None:
     """With HashSize 8192 the daemon ignores every flush that comes after a commit."""
     pair = replicated(lab, 1000, conntrackd=SMALL_HASH)
 
@@ -191,7 +191,7 @@ def test_a_bulk_that_is_acknowledged_has_arrived(lab: Lab) -> None:
 
 
 def test_a_promotion_whose_peer_has_just_died_ends_ok(lab: Lab) -> None:
-    """That is the ordinary case: nobody listens, which is told and degrades nothing."""
+    """That is the ordinary case: nobody listens, which is reported and degrades nothing."""
     pair = replicated(lab, 1000)
     pair.fw2.cut("eth2")
 
@@ -241,7 +241,7 @@ def test_a_backup_that_hears_nobody_is_degraded(lab: Lab) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 2.0])
 def test_a_peer_that_comes_up_after_the_request_is_asked_again(lab: Lab, seconds: float) -> None:
-    """A request that was made before the peer's daemon ran is lost, and nothing says so."""
+    """A request that was made before the peer's daemon ran is lost, and nothing reports it."""
     pair = lab()
     pair.fw1.load_entries(1000)
     pair.fw2.start_conntrackd()
@@ -253,6 +253,6 @@ def test_a_peer_that_comes_up_after_the_request_is_asked_again(lab: Lab, seconds
     pair.fw1.start_conntrackd()
     hook.wait(timeout=60)
 
-    event = told(pair.fw2, hook)
+    event = reported(pair.fw2, hook)
     assert event["outcome"] == "ok", event["reason"]
     assert pair.fw2.external() == 1000

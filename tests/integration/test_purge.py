@@ -144,8 +144,8 @@ def test_what_the_new_primary_holds_is_purged_from_the_old_one(pair_of: Build) -
 
 
 @pytest.mark.parametrize("state", ["backup", "fault"])
-def test_nothing_is_purged_where_no_peer_is_heard(pair_of: Build, state: str) -> None:
-    """Its copy may be the last one; the record says so."""
+def test_nothing_is_purged_where_no_peer_is_received(pair_of: Build, state: str) -> None:
+    """Its copy may be the last one; the record reports it."""
     pair = pair_of()
     pair.fw1.cut("eth2")
 
@@ -163,7 +163,7 @@ def test_nothing_is_purged_where_no_peer_is_heard(pair_of: Build, state: str) ->
 def test_nothing_is_purged_that_the_peer_has_no_copy_of(
     pair_of: Build, mode: dict[str, str], state: str
 ) -> None:
-    """Less than nine tenths in the external cache is no copy; the record tells both numbers."""
+    """Less than nine tenths in the external cache is no copy; the record shows both numbers."""
     pair = pair_of(mode=mode)
     pair.fw2.load_entries(COUNT * 8 // 10)
     pair.fw1.until(lambda: pair.fw1.external() == COUNT * 8 // 10, WITHIN, "has the copies")
@@ -175,7 +175,7 @@ def test_nothing_is_purged_that_the_peer_has_no_copy_of(
     assert "flushing conntrack table in" not in log(pair.fw1)
 
 
-def test_nothing_is_purged_where_the_last_promotion_kept_its_cache(pair_of: Build) -> None:
+def test_nothing_is_purged_where_the_last_promotion_left_its_cache(pair_of: Build) -> None:
     """What could not be committed is nowhere else, and a fault asks no peer."""
     pair = pair_of()
     assert keep_the_cache(pair)["outcome"] == "degraded"
@@ -187,11 +187,11 @@ def test_nothing_is_purged_where_the_last_promotion_kept_its_cache(pair_of: Buil
     assert pair.fw2.external() >= COUNT
 
 
-def test_a_cache_that_was_kept_goes_once_the_peer_has_sent_what_lives(pair_of: Build) -> None:
+def test_a_cache_that_was_left_goes_once_the_peer_has_sent_what_lives(pair_of: Build) -> None:
     """Otherwise the connections that ended meanwhile come back with the next promotion."""
     pair = pair_of()
     assert keep_the_cache(pair)["recovered"] == COUNT
-    pair.fw1.stop_conntrackd()  # so that nobody hears of it when a connection ends
+    pair.fw1.stop_conntrackd()  # so that nobody receives of it when a connection ends
     pair.fw1.run("conntrack", "-D", "-p", "tcp", "--orig-src", "10.20.0.1")
     pair.fw1.start_conntrackd()
     pair.fw1.hook("primary", check=True)
@@ -280,7 +280,7 @@ def test_a_late_backup_never_purges_a_primary(pair_of: Build, option: str) -> No
     )  # fmt: skip
 
 
-def test_a_backup_that_comes_to_life_after_a_younger_primary_asks_nothing(pair_of: Build) -> None:
+def test_a_backup_that_comes_to_life_after_a_newer_primary_asks_nothing(pair_of: Build) -> None:
     """It is as old as its issued, not as its first look at the lock."""
     pair = pair_of()
     late = pair.fw2.start_hook("backup", "--json")
@@ -295,7 +295,7 @@ def test_a_backup_that_comes_to_life_after_a_younger_primary_asks_nothing(pair_o
 
 
 def test_a_backup_that_is_killed_does_not_stop_a_live_promotion(pair_of: Build) -> None:
-    """It was younger, but nobody else would carry the promotion out."""
+    """It was newer, but nobody else would carry the promotion out."""
     pair = pair_of()
     promotion = pair.fw2.start_hook("--conntrackd", meet(pair.fw2, "-c", HOLD), "primary")
     pair.fw2.until(lambda: met(pair.fw2, "-c"), WITHIN, "is about to commit")
@@ -314,7 +314,7 @@ def test_a_backup_that_is_killed_does_not_stop_a_live_promotion(pair_of: Build) 
 def test_a_backup_that_still_reads_its_input_does_not_stop_a_live_promotion(
     pair_of: Build,
 ) -> None:
-    """It may yet refuse what it reads, and then it was no word of keepalived's to obey."""
+    """It may yet refuse what it reads, and then it was no notification of keepalived's to obey."""
     pair = pair_of()
     promotion = pair.fw2.start_hook("--conntrackd", meet(pair.fw2, "-c", HOLD), "primary")
     pair.fw2.until(lambda: met(pair.fw2, "-c"), WITHIN, "is about to commit")
@@ -328,9 +328,7 @@ def test_a_backup_that_still_reads_its_input_does_not_stop_a_live_promotion(
 
 
 @pytest.mark.parametrize("youngest", ["primary", "backup"])
-def test_of_twenty_hooks_at_once_the_youngest_has_the_last_word(
-    pair_of: Build, youngest: str
-) -> None:
+def test_of_twenty_hooks_at_once_the_newest_decides(pair_of: Build, youngest: str) -> None:
     """Each leaves its record, none leaves a ticket or the lock, and nothing is lost."""
     pair = pair_of()
     states = [*islice(cycle(["backup", "primary", "fault"]), 19), youngest]

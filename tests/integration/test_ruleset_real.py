@@ -129,7 +129,7 @@ def external(firewall: Firewall) -> str:
 
 
 def entries(firewall: Firewall, *words: str) -> list[str]:
-    """The entries of the kernel's table that have all these words."""
+    """The entries of the kernel's table that have all these arguments."""
     table = firewall.run("conntrack", "-L").stdout.splitlines()
     table += firewall.run("conntrack", "-L", "-f", "ipv6").stdout.splitlines()
     return [line for line in table if set(words) <= set(line.split())]

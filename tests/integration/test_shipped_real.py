@@ -55,7 +55,7 @@ def test_adverts_and_the_replication_take_no_place_in_the_table(lab: Lab) -> Non
 
 @pytest.mark.parametrize("wiring", WIRINGS)
 def test_keepalived_finds_nothing_wrong_with_what_is_shipped(lab: Lab, wiring: Wiring) -> None:
-    """`keepalived -t` says nothing on both nodes, and exits 0."""
+    """`keepalived -t` reports nothing on both nodes, and exits 0."""
     pair = lab(wiring=wiring)
     for firewall in (pair.fw1, pair.fw2):
         tested = firewall.run("keepalived", "-t")
@@ -63,7 +63,7 @@ def test_keepalived_finds_nothing_wrong_with_what_is_shipped(lab: Lab, wiring: W
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_conntrackd_takes_every_word_of_what_is_shipped(lab: Lab, mode: Mode) -> None:
+def test_conntrackd_takes_every_notification_of_what_is_shipped(lab: Lab, mode: Mode) -> None:
     """The daemon starts, and its log has no warning."""
     pair = lab(mode=mode)
     for firewall in (pair.fw1, pair.fw2):
@@ -78,7 +78,7 @@ def test_conntrackd_takes_every_word_of_what_is_shipped(lab: Lab, mode: Mode) ->
 def test_every_interface_that_a_site_may_have_is_one_for_the_programs(
     lab: Lab, names: tuple[str, str, str]
 ) -> None:
-    """keepalived, conntrackd and nft read a name as a name, whatever else the word means."""
+    """keepalived, conntrackd and nft read a name as a name, whatever keyword it resembles."""
     text, firewall = Path(EXAMPLE).read_text(), lab().fw1
     for old, new in zip(("eth0", "eth1", "eth2"), names, strict=True):
         text = text.replace(f'"{old}"', f'"{new}"')
@@ -108,7 +108,7 @@ def test_the_ruleset_loads_again_and_where_protocols_have_no_names(lab: Lab) -> 
 
 
 def test_no_bulk_of_entries_moves_a_virtual_address(tmp_path: Path) -> None:
-    """keepalived hears the adverts, whatever conntrackd has to do; `make bench` has 20 of them."""
+    """keepalived receives the adverts, whatever conntrackd has to do; `make bench` sends 20."""
     assert bulks(tmp_path, 3) == 0
 
 

@@ -34,7 +34,7 @@ _NOTRACK = {
 _DIRECT = {"DisableExternalCache Off": "DisableExternalCache On"}
 _NO_INTERNAL = {"DisableExternalCache Off": "DisableInternalCache On"}
 _NEITHER = {"DisableExternalCache Off": "DisableExternalCache On DisableInternalCache On"}
-# Mode FTFW has no word for it, but the daemon takes it from any Mode block.
+# Mode FTFW has no notification for it, but the daemon takes it from any Mode block.
 _OR_ED = {"Sync {": "Sync {\n    Mode NOTRACK { DisableInternalCache On }\n"}
 
 MODES: Mapping[str, Mapping[str, str]] = MappingProxyType({
@@ -43,7 +43,7 @@ MODES: Mapping[str, Mapping[str, str]] = MappingProxyType({
     "ALARM": {
         **_SOON,
         "Mode FTFW {": "Mode ALARM {",
-        # Every second: an idle peer is heard only when it refreshes.
+        # Every second: an idle peer sends only when it refreshes.
         "ResendQueueSize 131072": "RefreshTime 1",
         "ACKWindowSize 300": "",
         "DisableExternalCache Off": "",

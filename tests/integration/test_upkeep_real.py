@@ -85,7 +85,7 @@ def test_a_primary_whose_conntrackd_was_restarted_sends_what_the_peer_has_missed
 def test_a_backup_that_asked_while_the_peers_daemon_was_down_asks_again_once_it_is_back(
     pair: Pair,
 ) -> None:
-    """A request that nobody heard is lost: the follower repeats it when the peer is heard."""
+    """A request that nobody received is lost: the follower repeats it when the peer sends."""
     pair.fw1.stop_follower()  # or it would start the daemon again
     pair.fw1.stop_conntrackd()
     pair.fw1.load_entries(COUNT)
@@ -142,7 +142,7 @@ def test_a_daemon_that_dies_again_and_again_is_not_started_in_a_storm(pair: Pair
 
 
 def test_a_purge_that_was_held_back_is_made_up_for_and_its_firing_is_logged(lab: Lab) -> None:
-    """The old primary heard nobody; once the new one is proven to have all, it is cleaned."""
+    """The old primary received nobody; once the new one is proven to have all, it is cleaned."""
     pair = lab(wiring="fifo", conntrackd=PURGES_SOON).start()
     replicated(pair)
     pair.fw1.cut()
@@ -163,7 +163,7 @@ def test_a_purge_that_was_held_back_is_made_up_for_and_its_firing_is_logged(lab:
 def test_a_backup_that_is_typed_on_the_live_primary_purges_nothing_unless_it_is_meant(
     lab: Lab,
 ) -> None:
-    """keepalived's own word forbids it, even where the peer holds every connection."""
+    """keepalived's own state forbids it, even where the peer holds every connection."""
     pair = lab(wiring="fifo", conntrackd=PURGES_SOON).start()
     replicated(pair)
     pair.fw2.load_entries(COUNT)  # the peer's own, so that only keepalived can object
@@ -204,7 +204,7 @@ def test_no_variable_makes_a_backup_purge_the_live_primary(lab: Lab) -> None:
 
 
 def test_a_backup_that_is_typed_on_the_live_primary_does_not_last(pair: Pair) -> None:
-    """keepalived has said primary all along: the node is one again, and commits nothing."""
+    """keepalived has reported primary all along: the node is one again, and commits nothing."""
     replicated(pair)
     earlier = ended(pair.fw1)
 
@@ -220,7 +220,7 @@ def test_a_backup_that_is_typed_on_the_live_primary_does_not_last(pair: Pair) ->
 
 
 def test_a_node_whose_keepalived_writes_elsewhere_is_promoted_all_the_same(pair: Pair) -> None:
-    """A FIFO that somebody removed is made anew, but keepalived still writes into the old one."""
+    """A FIFO that somebody removed is re-created, but keepalived still writes into the old one."""
     replicated(pair)
     pair.fw2.run("rm", FIFO)
     deaf = pair.fw2.until(
@@ -235,7 +235,7 @@ def test_a_node_whose_keepalived_writes_elsewhere_is_promoted_all_the_same(pair:
     assert pair.fw2.events("transition.finished")[-1]["recovered"] >= COUNT
 
 
-def test_a_node_whose_keepalived_writes_elsewhere_is_kept_in_sync_all_the_same(lab: Lab) -> None:
+def test_a_node_whose_keepalived_writes_elsewhere_is_left_in_sync_all_the_same(lab: Lab) -> None:
     """Hooks, and beside them a follower that is there to heal."""
     pair = lab(wiring="hooks").start()
     replicated(pair)
@@ -253,8 +253,8 @@ def test_a_node_whose_keepalived_writes_elsewhere_is_kept_in_sync_all_the_same(l
 
 
 @pytest.mark.parametrize("wiring", ["fifo", "hooks"])
-def test_a_primary_that_is_typed_on_the_backup_spoils_no_failover(pair: Pair, wiring: str) -> None:
-    """keepalived's own promotion is the first one all the same; with hooks the record says so."""
+def test_a_primary_that_is_typed_on_the_backup_breaks_no_failover(pair: Pair, wiring: str) -> None:
+    """keepalived's own promotion is a first one all the same; with hooks the record has it."""
     traffic = opened(pair)
     earlier = ended(pair.fw2)
     if wiring == "fifo":

@@ -2,7 +2,7 @@
 
     python -m tests.lab.bench
 
-Start: from keepalived's word to `conntrackd -c` starting, by a follower that reads its FIFO, by the
+Start: from a notification to `conntrackd -c` starting, by a follower that reads its FIFO, by the
 hook, by conntrack-tools' own script, and beside them a bare interpreter that imports click and sh.
 Transition: a promotion with 100,000 connections after the peer's death, from its first request to
 its last proof, beside the four client calls it is made of. Idle: the CPU of a follower with
@@ -35,7 +35,7 @@ BULKS = 20
 IDLE_SECONDS = 20
 RAW = ("-c", "-f", "-R", "-B")
 
-# Where all three find a client that only says that it has started, and nobody's log or daemon.
+# Where all three find a client that only reports that it has started, and nobody's log or daemon.
 _FURNISH = """
 mount -t tmpfs none /run
 mount -t tmpfs none /etc/conntrackd
@@ -90,7 +90,7 @@ def _process(*argv: str) -> float:
 
 @contextlib.contextmanager
 def follower() -> Iterator[Callable[[str], float]]:
-    """A follower that can be told a word; the seconds to its commit, once all is done."""
+    """A follower that reads notifications; the seconds to its commit, once all is done."""
     fifo, last = Path("/run/notify.fifo"), Path("/run/ftfw-transition/last.json")
     process = subprocess.Popen(
         [COMMAND, "follow", "--group", "G1", fifo], stderr=subprocess.DEVNULL

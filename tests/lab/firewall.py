@@ -170,7 +170,7 @@ class Firewall(Node):
         self.until(lambda: self.holds(ONE_MORE), 10, "has read its file again")
 
     def kill_keepalived(self) -> None:
-        """Kill keepalived, both processes at once: nobody is told, the virtual addresses stay."""
+        """Kill keepalived, both processes at once: no notification, the virtual addresses stay."""
         pids = self.pids("keepalived")
         # Stopped first, because each of the two acts upon the other's death.
         self.signal(signal.SIGSTOP, *pids)
@@ -221,7 +221,7 @@ class Firewall(Node):
         return not self.hooks_running() and not any(tickets)
 
     def was_made(self, state: str) -> bool:
-        """Say whether the word for a state was acted upon, and nothing is under way."""
+        """Say whether the notification for a state was carried out, and nothing is under way."""
         followed = (event["state"] for event in self.events("transition.finished"))
         return (state in self.hook_calls() or state in followed) and self.is_quiet()
 

@@ -17,7 +17,7 @@ from .pair import Lab, Pair
 def replicated(lab: Lab, count: int, *, direct: bool = False, **edits: Any) -> Pair:
     """A pair, with `count` connections on fw-1 and their copies on fw-2; without keepalived.
 
-    `direct` says that fw-2 has its copies in the kernel table, for want of an external cache.
+    `direct` reports that fw-2 has its copies in the kernel table, for want of an external cache.
     """
     pair = lab(**edits)
     pair.fw1.start_conntrackd()

@@ -34,7 +34,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Process(NamedTuple):
-    """A process of a node. Between fork and exec it has its parent's words."""
+    """A process of a node. Between fork and exec it has its parent's notifications."""
 
     parent: int
     words: set[str]
@@ -49,7 +49,7 @@ def _look_at(process: Path) -> tuple[str, int, str]:
 
 @contextlib.contextmanager
 def _children_in(pid: int) -> Iterator[None]:
-    """Processes started meanwhile, by this thread, are born in the process namespace of `pid`.
+    """Processes started meanwhile, by this thread, are started in the process namespace of `pid`.
 
     So a Popen is the program itself: signals and the exit status pass no go-between, as they would
     with `nsenter --pid`, which forks.
@@ -199,7 +199,7 @@ class Node:
         return found
 
     def pids(self, *words: str) -> list[int]:
-        """The node's processes, by its own numbers, that have all these words."""
+        """The node's processes, by its own numbers, that have all these arguments."""
         return sorted(pid for pid, process in self.processes().items() if {*words} <= process.words)
 
     def signal(self, number: signal.Signals, *pids: int) -> None:

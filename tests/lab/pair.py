@@ -34,7 +34,7 @@ Edit = Mapping[str, str]
 AS_SHIPPED: Edit = MappingProxyType({})
 
 Wiring = Literal["hooks", "fifo"]
-"""How keepalived tells: it starts a program, or a follower reads its FIFO."""
+"""How keepalived shows: it starts a program, or a follower reads its FIFO."""
 Mode = Literal["ftfw", "direct", "notrack", "alarm"]
 """Which of the shipped files conntrackd reads."""
 CONNTRACKD = {

@@ -109,7 +109,7 @@ class _Connection:
         self.socket.setblocking(False)
         self.awaited = 0
         self.sent = self.echoed = self.proven = time.monotonic()
-        """When last sent to, when last heard of, and when that was sent which was heard last."""
+        """When last sent to, when last received of, and when that was sent which sent last."""
         self.longest_gap = 0.0
         self.error: str | None = None
 

@@ -164,7 +164,7 @@ def kept(
 
 @pytest.fixture
 def pair(kept: Kept, request: pytest.FixtureRequest) -> Iterator[Machines]:
-    """Two machines, set up as the README says; one is primary, one its backup, also afterwards."""
+    """Two machines, set up as in the README; one is primary, one its backup, also afterwards."""
     pair = kept.get()
     request.node.stash[WITNESS] = pair
     if kept.is_new:

@@ -190,7 +190,7 @@ class Machine(Firewall):
         self._nspawn.wait(timeout=60)
 
     def power_off(self) -> None:
-        """Cut the power: nobody is told, nothing is written any more, no packet leaves it."""
+        """Cut the power: nobody is notified, nothing is written any more, no packet leaves it."""
         # Its network namespace forwards on until the last process is gone.
         self.cut()
         self.close()

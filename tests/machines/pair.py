@@ -1,4 +1,4 @@
-"""Two booted machines between the lab's client and server, set up as the README says."""
+"""Two booted machines between the lab's client and server, set up as in the README."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONNECTIONS = 20
 def commands(wiring: Wiring) -> list[str]:
     """What an operator types on each machine: the lines of the README's section that are code.
 
-    Whoever wires hooks says so in the site file, and has no follower to start.
+    Whoever wires hooks reports it in the site file, and has no follower to start.
     """
     lines = re.findall(r"^ {4}(\S.*)$", _section(), re.MULTILINE)
     assert lines, f"the README has no commands under {SECTION!r}"
@@ -129,7 +129,7 @@ class Machines(Pair):
                     primary.is_master()
                     and primary.stands("primary")
                     and backup.stands("backup")
-                    # Not equal: what ends while conntrackd is down is told to nobody.
+                    # Not equal: what ends while conntrackd is down is reported to nobody.
                     and primary.internal() <= backup.external()
                 ):
                     return primary, backup

@@ -1,4 +1,4 @@
-"""Two booted Debian machines, set up as the README says, and what happens to a pair in its life."""
+"""Two booted Debian machines, set up as in the README, and what happens to a pair in its life."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_the_commands_of_the_readme_make_a_pair(pair: Machines) -> None:
 
 @on_both
 def test_keepalived_goes_before_conntrackd_and_both_before_all_others(pair: Machines) -> None:
-    """Both are real-time processes: a bulk keeps no advert from being sent or heard."""
+    """Both are real-time processes: a bulk keeps no advert from being sent or received."""
     for machine in pair.both:
         lines = machine.shell("ps -o rtprio=,comm= -C keepalived,conntrackd").split("\n")
         assert {" ".join(line.split()) for line in lines if line} == {
@@ -130,7 +130,7 @@ def test_keepalived_goes_before_conntrackd_and_both_before_all_others(pair: Mach
 
 @on_each
 def test_each_keepalived_finds_nothing_wrong_with_either_wiring(pair: Machines) -> None:
-    """`keepalived -t` says nothing, of what was rendered and of the example with hooks."""
+    """`keepalived -t` reports nothing, of what was rendered and of the example with hooks."""
     for machine in pair.both:
         for path in ("/etc/keepalived/keepalived.conf", HOOKS):
             tested = machine.run("keepalived", "-t", "-f", path)
@@ -423,7 +423,7 @@ def test_what_a_local_user_logs_is_not_shown_by_the_line_of_the_readme(pair: Mac
 def test_a_package_that_is_removed_leaves_nothing_running_and_purged_nothing_behind(
     last_pair: Machines,
 ) -> None:
-    """keepalived and conntrackd go on without it, and can be started anew; connections live."""
+    """keepalived and conntrackd go on without it, and can be started again; connections live."""
     live = last_pair.open()
     primary, backup = last_pair.settled()
     daemons = ("keepalived", "conntrackd")

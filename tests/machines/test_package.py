@@ -126,7 +126,7 @@ def test_an_installation_changes_no_unit_of_others(machine: Machine) -> None:
 
 @on_both
 def test_what_a_hook_has_started_outlives_keepalived(machine: Machine) -> None:
-    """Such as a conntrackd; the hook itself keepalived ends, whatever the unit says."""
+    """Such as a conntrackd; the hook itself keepalived ends, whatever the unit reports."""
     machine.shell(
         "ftfw-transition render --example >site.toml\n"
         "sed -i '/^wiring/s/fifo/hooks/' site.toml\n"
@@ -220,7 +220,7 @@ def test_what_takes_conntrackd_over_stays_within_its_unit(conntrackd: Machine) -
 def test_a_conntrackd_that_does_not_start_is_explained_from_the_journal(
     conntrackd: Machine,
 ) -> None:
-    """Where it logs to syslog alone: what it said of this start, and who holds its port."""
+    """Where it logs to syslog alone: what it reported of this start, and who holds its port."""
     conntrackd.shell(
         f"sed 's/LogFile on/Syslog on/' {EXAMPLES}/conntrackd/conntrackd.conf "
         ">/etc/conntrackd/conntrackd.conf\n"
@@ -259,7 +259,7 @@ def test_the_smoke_test_of_the_package_passes(machine: Machine) -> None:
 
 @on_both
 def test_nothing_of_the_callers_changes_what_the_installed_command_runs(machine: Machine) -> None:
-    """Debian's interpreter, isolated: no variable and no directory of the caller's is heard."""
+    """Debian's interpreter, isolated: no variable and no directory of the caller's sends."""
     assert machine.shell("head -n 1 /usr/bin/ftfw-transition").replace("#! ", "#!") == (
         "#!/usr/bin/python3 -I\n"
     )
