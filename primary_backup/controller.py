@@ -220,6 +220,7 @@ class _Controller:
         if notes and verdict.outcome is Outcome.OK:
             verdict = verdict._replace(outcome=Outcome.DEGRADED)
         self._ended = verdict.outcome
+        failure = verdict.reason if verdict.outcome is Outcome.FAILED else self._accepted.invalid
         verdict = verdict._replace(reason="; ".join((verdict.reason, *notes)))
         event = {
             **final_event(self._name, self._intent, verdict, results),
@@ -229,12 +230,8 @@ class _Controller:
         }
         line = self._emit("transition.finished", event)
         self._remember(verdict.outcome, line)
-        trouble = self._accepted.invalid
-        if verdict.outcome is Outcome.FAILED:
-            trouble = verdict.reason
-        return Ending(
-            verdict.outcome, event, line, (*self._turn.trouble, *([trouble] if trouble else ()))
-        )
+        trouble = (*self._turn.trouble, *([failure] if failure else ()))
+        return Ending(verdict.outcome, event, line, trouble)
 
     def _remember(self, outcome: Outcome, line: str) -> None:
         last = self._memory.last

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.fake.cli import REFUSES
 from tests.fake.node import Ended, Hook, Node
 from tests.waiting import until
 
@@ -127,6 +128,18 @@ def test_junk_in_the_run_directory_stops_no_promotion(node: Node, name: str, tex
     ended = node.run("primary")
     assert node.asked == ["-c", "-f", "-R", "-B"]
     assert ended.code == 0
+
+
+def test_a_failure_beside_an_unusable_run_directory_is_a_line_of_its_own(node: Node) -> None:
+    """Each trouble once: what is wrong with the directory, and why the promotion failed."""
+    node.run_dir.touch()
+    node.on("-c", REFUSES)
+    ended = node.run("primary")
+    assert ended.code == 1
+    directory, failure = ended.lines
+    assert str(node.run_dir) in directory
+    assert "syntax error" in failure
+    assert str(node.run_dir) not in failure
 
 
 # -- a dead or hung daemon ----------------------------------------------------------------------
