@@ -12,11 +12,11 @@ from tests.fake.cli import REFUSES
 from tests.fake.node import Node
 
 
-@pytest.mark.parametrize("word", ["primary", "backup", "fault"])
-def test_a_configuration_the_client_refuses_gives_its_own_message(node: Node, word: str) -> None:
+@pytest.mark.parametrize("state", ["primary", "backup", "fault"])
+def test_a_configuration_the_client_refuses_gives_its_own_message(node: Node, state: str) -> None:
     """Exit 1, and one line on stderr: what the client reports."""
     node.on("any", REFUSES)
-    ended = node.run(word)
+    ended = node.run(state)
     assert ended.code == 1
     (line,) = ended.lines
     assert "symbol 'Nonsense': syntax error" in line
@@ -37,9 +37,9 @@ def test_a_damaged_configuration_forbids_what_is_no_promotion(node: Node) -> Non
     assert [argv[2] for argv in calls if argv[2] != "-s"] == ["-c", "-f", "-R", "-B"]
 
 
-@pytest.mark.parametrize("word", ["primary", "backup"])
+@pytest.mark.parametrize("state", ["primary", "backup"])
 @pytest.mark.parametrize(
-    ("kind", "says"),
+    ("kind", "reports"),
     [
         ("missing", "can't open config file"),
         ("directory", "input in flex scanner failed"),
@@ -47,7 +47,7 @@ def test_a_damaged_configuration_forbids_what_is_no_promotion(node: Node) -> Non
     ],
 )
 def test_a_configuration_that_is_none_gives_the_client_s_message(
-    node: Node, word: str, kind: str, says: str
+    node: Node, state: str, kind: str, reports: str
 ) -> None:
     """Missing, a directory, binary: exit 1, one line on stderr, nothing lost."""
     node.config.unlink()
@@ -56,15 +56,15 @@ def test_a_configuration_that_is_none_gives_the_client_s_message(
     if kind == "binary":
         node.config.write_bytes(bytes(range(256)))
         node.on("any", REFUSES)
-    ended = node.run(word)
+    ended = node.run(state)
     assert ended.code == 1
     (line,) = ended.lines
-    assert says in line
+    assert reports in line
     assert not {"-f", "-t"} & set(node.asked)
 
 
 @pytest.mark.parametrize(
-    ("word", "text"),
+    ("state", "text"),
     [
         ("primary", "Stats { }\n"),
         ("backup", "Stats { }\n"),
@@ -75,11 +75,11 @@ def test_a_configuration_that_is_none_gives_the_client_s_message(
     ],
 )
 def test_a_configuration_that_replicates_nothing_is_refused(
-    node: Node, word: str, text: str
+    node: Node, state: str, text: str
 ) -> None:
     """Stats only, no mode, empty: exit 1 with advice, and nothing that changes anything."""
     node.config.write_text(text)
-    ended = node.run(word)
+    ended = node.run(state)
     assert ended.code == 1
     assert len(ended.lines) == 1
     assert ended.event["advice"]
@@ -113,7 +113,7 @@ def test_a_backup_that_only_the_client_can_read_purges_nothing(node: Node) -> No
 
 
 @pytest.mark.parametrize(
-    ("word", "kind"),
+    ("state", "kind"),
     [
         ("primary", "missing"),
         ("primary", "directory"),
@@ -122,7 +122,7 @@ def test_a_backup_that_only_the_client_can_read_purges_nothing(node: Node) -> No
         ("backup", "missing"),
     ],
 )
-def test_a_client_that_is_none_is_named(node: Node, kind: str, word: str) -> None:
+def test_a_client_that_is_none_is_named(node: Node, kind: str, state: str) -> None:
     """Exit 1, one line on stderr that names the client."""
     node.client = node.world / "client"
     if kind == "directory":
@@ -132,7 +132,7 @@ def test_a_client_that_is_none_is_named(node: Node, kind: str, word: str) -> Non
     elif kind == "no program":
         node.client.write_text("\x7fELF")
         node.client.chmod(0o755)
-    ended = node.run(word)
+    ended = node.run(state)
     assert ended.code == 1
     (line,) = ended.lines
     assert str(node.client) in line
@@ -154,11 +154,11 @@ def test_an_over_long_configuration_is_an_error_like_any_other(node: Node) -> No
     assert len(ended.lines) == 1
 
 
-@pytest.mark.parametrize("word", ["primary", "stop"])
-def test_a_path_that_is_no_text_is_no_traceback(node: Node, word: str) -> None:
+@pytest.mark.parametrize("state", ["primary", "stop"])
+def test_a_path_that_is_no_text_is_no_traceback(node: Node, state: str) -> None:
     """A file name is bytes: either the transition runs, or one line names the reason not."""
     raw = os.fsencode(node.world) + b"/caf\xe9.conf"
     with open(raw, "w") as file:
         file.write(node.config.read_text())
-    ended = node.run("--config", os.fsdecode(raw), word)
+    ended = node.run("--config", os.fsdecode(raw), state)
     assert (ended.code, len(ended.lines)) in {(0, 0), (1, 1), (2, 1)}

@@ -23,7 +23,7 @@ COMMANDS = ", ".join(command.list_commands(_CONTEXT))
 
 
 @pytest.mark.parametrize(
-    "words",
+    "typed",
     [
         (),
         ("bogus",),
@@ -43,16 +43,16 @@ COMMANDS = ", ".join(command.list_commands(_CONTEXT))
         (os.fsdecode(b"\xff\xfe"),),
     ],
 )
-def test_a_notification_that_means_nothing_asks_nothing(node: Node, words: tuple[str, ...]) -> None:
+def test_a_notification_that_means_nothing_asks_nothing(node: Node, typed: tuple[str, ...]) -> None:
     """Exit 2, one line of advice on stderr, nothing asked of conntrackd."""
-    ended = node.run(*words)
+    ended = node.run(*typed)
     assert ended.code == 2
     assert len(ended.lines) == 1
     assert node.calls == []
 
 
 @pytest.mark.parametrize(
-    ("words", "advice"),
+    ("typed", "advice"),
     [
         ((), f"expected one of: {COMMANDS}; see `ftfw-transition --help`"),
         (("bogus",), f"expected one of: {COMMANDS}; see `ftfw-transition --help`"),
@@ -64,10 +64,10 @@ def test_a_notification_that_means_nothing_asks_nothing(node: Node, words: tuple
     ],
 )
 def test_a_usage_error_reports_what_was_expected_there(
-    node: Node, words: tuple[str, ...], advice: str
+    node: Node, typed: tuple[str, ...], advice: str
 ) -> None:
     """The commands are listed where none of them was given; else the help of the one is named."""
-    (line,) = node.run(*words).lines
+    (line,) = node.run(*typed).lines
     assert line.endswith(advice)
     assert ("expected one of" in line) == ("expected one of" in advice)
 
@@ -137,7 +137,7 @@ def test_a_variable_reaches_the_documented_global_options_alone(
 
 
 @pytest.mark.parametrize(
-    ("words", "variable"),
+    ("typed", "variable"),
     [
         (("primary",), "PRIMARY_DRY_RUN"),
         (("primary",), "PRIMARY_AS_JSON"),
@@ -146,29 +146,29 @@ def test_a_variable_reaches_the_documented_global_options_alone(
     ],
 )
 def test_no_variable_turns_a_promotion_into_output(
-    node: Node, words: tuple[str, ...], variable: str
+    node: Node, typed: tuple[str, ...], variable: str
 ) -> None:
     """Whatever /etc/default/keepalived or `sudo -E` brings along, a promotion commits."""
-    ended = node.spawn(node.arguments(*words), {f"FTFW_TRANSITION_{variable}": "1"}).wait()
+    ended = node.spawn(node.arguments(*typed), {f"FTFW_TRANSITION_{variable}": "1"}).wait()
     assert node.asked == ["-c", "-f", "-R", "-B"]
     assert ended.out == ""
 
 
-@pytest.mark.parametrize("words", [("primary",), ("--run-dir", "/run/x", "stop"), ("bogus",)])
+@pytest.mark.parametrize("typed", [("primary",), ("--run-dir", "/run/x", "stop"), ("bogus",)])
 @pytest.mark.parametrize("instruction", ["bash_source", "bash_complete", "bogus"])
 def test_a_completion_variable_changes_no_command(
-    node: Node, words: tuple[str, ...], instruction: str
+    node: Node, typed: tuple[str, ...], instruction: str
 ) -> None:
     """A shell that completes calls the command without arguments: with some, it is a command."""
     environment = {"COMP_WORDS": "ftfw-transition pri", "COMP_CWORD": "1"}
-    arguments = node.arguments(*words)
+    arguments = node.arguments(*typed)
     plain = node.spawn(arguments, environment).wait()
     asked = node.asked
     (node.world / "calls").unlink(missing_ok=True)
     environment["_FTFW_TRANSITION_COMPLETE"] = instruction
     ended = node.spawn(arguments, environment).wait()
     assert (ended.code, ended.out) == (plain.code, "")
-    assert words != ("primary",) or asked == ["-c", "-f", "-R", "-B"]
+    assert typed != ("primary",) or asked == ["-c", "-f", "-R", "-B"]
     assert ended.events[-1]["message"] == plain.events[-1]["message"]
 
 
@@ -176,8 +176,8 @@ def test_a_shell_completes_a_command(node: Node) -> None:
     """Without arguments the variable asks for a script, or for what `pri` may become."""
     variable = "_FTFW_TRANSITION_COMPLETE"
     script = node.spawn([str(HOOK)], {variable: "bash_source"}).wait()
-    words = {"COMP_WORDS": "ftfw-transition pri", "COMP_CWORD": "1"}
-    completed = node.spawn([str(HOOK)], {variable: "bash_complete", **words}).wait()
+    typed = {"COMP_WORDS": "ftfw-transition pri", "COMP_CWORD": "1"}
+    completed = node.spawn([str(HOOK)], {variable: "bash_complete", **typed}).wait()
     assert (script.code, completed.code) == (0, 0)
     assert f"{variable}=bash_complete $1" in script.out
     assert completed.out == "plain,primary\n"
@@ -195,27 +195,27 @@ def test_help_and_version_are_no_transition(node: Node, option: str) -> None:
 # -- who asked ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [("primary",), ("notify", "GROUP", "G1", "MASTER")])
+@pytest.mark.parametrize("typed", [("primary",), ("notify", "GROUP", "G1", "MASTER")])
 @pytest.mark.parametrize("parent", ["keepalived", "another program"])
 def test_the_cause_shows_a_hook_from_a_typed_command(
-    node: Node, tmp_path: Path, parent: str, words: tuple[str, ...]
+    node: Node, tmp_path: Path, parent: str, typed: tuple[str, ...]
 ) -> None:
     """A hook is a child of the installed keepalived, by its executable."""
     shell = shutil.which("sh")
     assert shell is not None
     keepalived = Path(shutil.copy(shell, tmp_path / "keepalived"))
     runs = str(keepalived) if parent == "keepalived" else shell
-    arguments = node.arguments("--keepalived", str(keepalived), *words)
+    arguments = node.arguments("--keepalived", str(keepalived), *typed)
     ended = node.spawn([runs, "-c", '"$@"; exit $?', "sh", *arguments]).wait()
     who = "keepalived hook" if parent == "keepalived" else "command"
-    assert ended.event["cause"] == f"{who}: {' '.join(words)}"
+    assert ended.event["cause"] == f"{who}: {' '.join(typed)}"
 
 
 # -- how a transition ends ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("words", "asked"),
+    ("typed", "asked"),
     [
         (("primary",), ["-c", "-f", "-R", "-B"]),
         (("notify", "GROUP", "G1", "MASTER", "0"), ["-c", "-f", "-R", "-B"]),
@@ -229,27 +229,27 @@ def test_the_cause_shows_a_hook_from_a_typed_command(
     ],
 )
 def test_a_state_and_keepalived_s_notification_for_it_do_the_same(
-    node: Node, words: tuple[str, ...], asked: list[str]
+    node: Node, typed: tuple[str, ...], asked: list[str]
 ) -> None:
     """Each is one transition, which ends ok where the peer lives and covers what is here."""
     node.has(holds=3, internal=3, external=3)
-    ended = node.run(*words)
+    ended = node.run(*typed)
     assert (ended.code, ended.event["outcome"]) == (0, "ok")
     assert node.asked == asked
 
 
-@pytest.mark.parametrize("word", ["primary", "stop"])
-def test_the_final_event_carries_everything(node: Node, word: str) -> None:
+@pytest.mark.parametrize("state", ["primary", "stop"])
+def test_the_final_event_carries_everything(node: Node, state: str) -> None:
     """One canonical event: what, how it ended, why, how long, what was recovered, every step."""
     node.has(holds=3)
-    event = node.run(word).event
+    event = node.run(state).event
     assert event.keys() >= {
         "transition", "state", "outcome", "reason", "seconds", "expected", "recovered",
         "kernel_entries", "waited_seconds", "steps",
     }  # fmt: skip
     for step in event["steps"]:
         assert step.keys() >= {"name", "command", "outcome", "attempts", "seconds"}
-    assert event["state"] == word
+    assert event["state"] == state
     assert isinstance(event["recovered"], int)
 
 
@@ -356,10 +356,10 @@ def test_a_stop_reads_no_configuration(node: Node) -> None:
 # -- on a terminal ------------------------------------------------------------------------------
 
 
-def on_terminal(node: Node, *words: str) -> tuple[int, str]:
+def on_terminal(node: Node, *typed: str) -> tuple[int, str]:
     """Run a hook whose stderr is a terminal; returns its exit status and what was written."""
     terminal, end = pty.openpty()
-    hook = node.start(*words, stderr=end)
+    hook = node.start(*typed, stderr=end)
     os.close(end)
     written = b""
     while True:

@@ -37,10 +37,10 @@ class Hung(NamedTuple):
 def hanging(nodes: Callable[[], Node]) -> dict[str, Hanging]:
     """A hook for each state before a client that never answers; begun before all other tests."""
     hung = {}
-    for word in ("primary", "backup", "fault"):
+    for state in ("primary", "backup", "fault"):
         node = nodes()
         node.on("any", "sleep 100")
-        hung[word] = Hanging(node, node.start(word))
+        hung[state] = Hanging(node, node.start(state))
     return hung
 
 
@@ -179,11 +179,11 @@ def test_a_backup_starts_a_daemon_that_is_down(node: Node) -> None:
     assert "-n" in node.asked[node.asked.index("-d") :]
 
 
-@pytest.mark.parametrize("word", ["fault", "stop"])
-def test_a_fault_and_a_stop_start_nothing(node: Node, word: str) -> None:
+@pytest.mark.parametrize("state", ["fault", "stop"])
+def test_a_fault_and_a_stop_start_nothing(node: Node, state: str) -> None:
     """A daemon that is down stays down."""
     node.on("any", DOWN)
-    node.run(word)
+    node.run(state)
     assert node.asked == []
 
 
@@ -246,35 +246,35 @@ def test_the_lock_of_a_living_daemon_is_left_alone(node: Node) -> None:
 @pytest.fixture(scope="module")
 def hung(hanging: dict[str, Hanging]) -> dict[str, Hung]:
     """What came of each of them."""
-    return {word: Hung(node, hook.wait()) for word, (node, hook) in hanging.items()}
+    return {state: Hung(node, hook.wait()) for state, (node, hook) in hanging.items()}
 
 
-@pytest.mark.parametrize("word", ["primary", "backup", "fault"])
-def test_a_hung_daemon_fails_a_transition(hung: dict[str, Hung], word: str) -> None:
+@pytest.mark.parametrize("state", ["primary", "backup", "fault"])
+def test_a_hung_daemon_fails_a_transition(hung: dict[str, Hung], state: str) -> None:
     """failed, exit 1."""
-    _, ended = hung[word]
+    _, ended = hung[state]
     assert (ended.code, ended.event["outcome"]) == (1, "failed")
 
 
-@pytest.mark.parametrize("word", ["primary", "backup", "fault"])
-def test_a_hung_daemon_is_given_up_in_time(hung: dict[str, Hung], word: str) -> None:
+@pytest.mark.parametrize("state", ["primary", "backup", "fault"])
+def test_a_hung_daemon_is_given_up_in_time(hung: dict[str, Hung], state: str) -> None:
     """Within 60 s of the hook's start."""
-    _, ended = hung[word]
+    _, ended = hung[state]
     assert ended.event["waited_seconds"] + ended.event["seconds"] < 60
 
 
-@pytest.mark.parametrize("word", ["primary", "backup", "fault"])
-def test_no_client_is_left_behind(hung: dict[str, Hung], word: str) -> None:
+@pytest.mark.parametrize("state", ["primary", "backup", "fault"])
+def test_no_client_is_left_behind(hung: dict[str, Hung], state: str) -> None:
     """Every client that hung was ended, and all that it had started."""
-    node, _ = hung[word]
+    node, _ = hung[state]
     assert node.clients
     assert node.clients_left == []
 
 
-@pytest.mark.parametrize("word", ["primary", "backup", "fault"])
-def test_a_request_that_hung_is_not_repeated(hung: dict[str, Hung], word: str) -> None:
+@pytest.mark.parametrize("state", ["primary", "backup", "fault"])
+def test_a_request_that_hung_is_not_repeated(hung: dict[str, Hung], state: str) -> None:
     """Reached, no answer in time: never asked again."""
-    node, _ = hung[word]
+    node, _ = hung[state]
     assert len(node.asked) == len(set(node.asked))
 
 
@@ -289,14 +289,14 @@ def test_a_hung_promotion_reports_what_to_do(
 # -- a daemon unlike its file, a terminal that stops --------------------------------------------
 
 
-@pytest.mark.parametrize("word", ["primary", "notify G1 MASTER_RX_LOWER_PRI"])
-def test_a_daemon_without_an_internal_cache_is_asked_no_flush(node: Node, word: str) -> None:
+@pytest.mark.parametrize("state", ["primary", "notify G1 MASTER_RX_LOWER_PRI"])
+def test_a_daemon_without_an_internal_cache_is_asked_no_flush(node: Node, state: str) -> None:
     """Its file was edited, it was not restarted: -f and -f internal would flush the kernel."""
     node.on(
         "-s",
         "cat <<E\ninternal bypass:\n\ncache external:\ncurrent active connections: 0\nE\nexit 0",
     )
-    ended = node.run(*word.split())
+    ended = node.run(*state.split())
     assert not {"-f", "-f internal"} & set(node.asked)
     assert ended.code in {1, 3}
     assert "restart conntrackd" in ended.event["reason"]

@@ -319,12 +319,12 @@ def test_spacing_and_comments_change_nothing(
     expected: dict[str, object] = {}
     tokens = ["General", "{"]
     for field, value, form in general_settings:
-        tokens += [str(value) if word == "%s" else word for word in form.split(" ")]
+        tokens += [str(value) if state == "%s" else state for state in form.split(" ")]
         expected[field] = value
     tokens += ["}", "Sync", "{", "Mode", "FTFW", "{", "}"]
     for field, given_value, form in sync_settings:
         shown, value = given_value if isinstance(given_value, tuple) else (given_value, given_value)
-        tokens += [str(shown) if word == "%s" else word for word in form.split(" ")]
+        tokens += [str(shown) if state == "%s" else state for state in form.split(" ")]
         expected[field] = value
     text = "".join(token + data.draw(GAPS) for token in [*tokens, "}"])
     conf = dataclasses.asdict(read_conntrackd(text.encode()))
@@ -359,9 +359,9 @@ def test_any_bytes_are_read_or_refused(text: bytes) -> None:
     try:
         conf = read_conntrackd(text)
     except ConfError as error:
-        told = re.fullmatch(r"line ([0-9]+): [ -~]+", str(error))
-        assert told is not None
-        assert 1 <= int(told[1]) <= text.count(b"\n") + 1
+        reported = re.fullmatch(r"line ([0-9]+): [ -~]+", str(error))
+        assert reported is not None
+        assert 1 <= int(reported[1]) <= text.count(b"\n") + 1
     else:
         assert conf.hash_size >= 1
         assert conf.hash_limit >= 1

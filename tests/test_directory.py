@@ -101,17 +101,17 @@ def _another_name_of_a_file(path: Path) -> None:
     os.link(path, path.with_name(f"another-{path.name}"))
 
 
-@pytest.mark.parametrize("spoil", [_of_another_user, _writable, _another_name_of_a_file])
+@pytest.mark.parametrize("damage", [_of_another_user, _writable, _another_name_of_a_file])
 def test_what_another_user_may_have_left_in_it_counts_for_nothing(
-    tmp_path: Path, spoil: Callable[[Path], None]
+    tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     """The directory may have been open to all for a while: it is root's alone now, too late."""
     path = tmp_path / "run"
     with running() as process:
-        _leaves_nothing(path, Ticket(issued_of(process), State.PRIMARY), spoil)
+        _leaves_nothing(path, Ticket(issued_of(process), State.PRIMARY), damage)
 
 
-def _leaves_nothing(path: Path, ticket: Ticket, spoil: Callable[[Path], None]) -> None:
+def _leaves_nothing(path: Path, ticket: Ticket, damage: Callable[[Path], None]) -> None:
     left = RunDir(str(path))
     tickets.show(left, ticket)
     left.memorise(PROMOTED, promotes=True)
@@ -120,7 +120,7 @@ def _leaves_nothing(path: Path, ticket: Ticket, spoil: Callable[[Path], None]) -
     assert tickets.under_way(left) == [ticket]
     left.close()
     for name in [ticket.name, "memory.json", "promotion", "continuity.json", CONF]:
-        spoil(path / name)
+        damage(path / name)
 
     with closing(RunDir(str(path))) as run_dir:
         assert tickets.under_way(run_dir) == []
@@ -132,7 +132,7 @@ def _leaves_nothing(path: Path, ticket: Ticket, spoil: Callable[[Path], None]) -
         run_dir.memorise(PROMOTED)
         assert run_dir.recall() == PROMOTED._replace(promotion=None)
 
-    spoil(path / "lock")
+    damage(path / "lock")
     with pytest.raises(Unusable, match=rf"{path}: lock may be another user's: remove it"):
         RunDir(str(path))
 

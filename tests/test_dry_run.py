@@ -52,10 +52,10 @@ def test_a_dry_run_names_each_step(
     assert str(node.client) not in rest
 
 
-@pytest.mark.parametrize("words", [("primary",), ("backup",), ("notify", "G1", "FAULT")])
-def test_a_dry_run_touches_nothing(node: Node, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("arguments", [("primary",), ("backup",), ("notify", "G1", "FAULT")])
+def test_a_dry_run_touches_nothing(node: Node, arguments: tuple[str, ...]) -> None:
     """No client is started, no directory made, nothing logged."""
-    ended = node.run(*words, "--dry-run")
+    ended = node.run(*arguments, "--dry-run")
     assert (ended.code, ended.err) == (0, "")
     assert node.calls == []
     assert not node.run_dir.exists()

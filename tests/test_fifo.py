@@ -72,7 +72,7 @@ def another(path: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def says(process: subprocess.Popen[bytes]) -> bytes:
+def reports(process: subprocess.Popen[bytes]) -> bytes:
     """The next line of that process, or none where it has ended."""
     assert process.stdout is not None
     return process.stdout.readline().rstrip()
@@ -180,17 +180,17 @@ def test_a_second_follower_that_waits_gets_it_when_the_first_one_ends(path: Path
     """After a reload keepalived starts a new follower before it has ended the old one."""
     first = Fifo(str(path))
     with another(path) as second:
-        assert [says(second), says(second)] == [b"tries"] * 2  # the first time in vain
+        assert [reports(second), reports(second)] == [b"tries"] * 2  # the first time in vain
         first.close()
-        while (said := says(second)) == b"tries":
+        while (reported := reports(second)) == b"tries":
             pass
-        assert said == b"follows"
+        assert reported == b"follows"
 
 
 def test_a_follower_that_was_killed_keeps_nobody_away(path: Path) -> None:
     """SIGKILL: the kernel frees it, and what it had not read is there for the next one."""
     with another(path) as first:
-        assert [says(first), says(first)] == [b"tries", b"follows"]
+        assert [reports(first), reports(first)] == [b"tries", b"follows"]
         with path.open("wb", buffering=0) as writer:
             writer.write(MASTER + b"\n")
             first.kill()

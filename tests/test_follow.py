@@ -32,29 +32,29 @@ def test_a_burst_costs_a_handful_of_transitions(
     follower: Follower, last: str, *, at_once: bool
 ) -> None:
     """1,000 flips: at most a handful of transitions, and the newest notification decides."""
-    words = ["BACKUP" if last == "MASTER" else "MASTER", last] * 500
+    arguments = ["BACKUP" if last == "MASTER" else "MASTER", last] * 500
     if at_once:
-        follower.send(*words)
+        follower.send(*arguments)
     else:
         with keepalived_s_end(follower.fifo) as end:
-            for word in words:
-                os.write(end, f'GROUP "G1" {word} 0\n'.encode())
+            for state in arguments:
+                os.write(end, f'GROUP "G1" {state} 0\n'.encode())
     until(lambda: states(follower)[-1:] == [STATES[last].value], f"the last word is {last}")
     follower.goes_round()
     assert states(follower)[-1] == STATES[last].value
     assert len(follower.transitions) <= 8
 
 
-@pytest.mark.parametrize("word", ["BACKUP", "FAULT", "STOP"])
+@pytest.mark.parametrize("state", ["BACKUP", "FAULT", "STOP"])
 def test_a_new_notification_stops_a_transition_before_its_next_request(
-    node: Node, follower: Follower, word: str
+    node: Node, follower: Follower, state: str
 ) -> None:
     """It comes while -c runs: the commit is waited for, and nothing more of the promotion asked."""
     in_mid(node, follower, "MASTER", "-c")
-    follower.send(word)
+    follower.send(state)
     node.release("go")
     assert follower.finished(1)["outcome"] == "superseded"
-    assert follower.finished(2)["state"] == STATES[word].value
+    assert follower.finished(2)["state"] == STATES[state].value
     assert not {"-f", "-R", "-B"} & set(node.asked)
 
 
@@ -144,19 +144,19 @@ def test_a_primary_that_received_another_one_re_asserts(follower: Follower, node
     assert node.asked == [*PROMOTION, *REASSERTION]
 
 
-@pytest.mark.parametrize("word", [None, "BACKUP", "FAULT", "STOP"])
+@pytest.mark.parametrize("state", [None, "BACKUP", "FAULT", "STOP"])
 def test_a_node_that_is_no_primary_re_asserts_nothing(
-    follower: Follower, node: Node, word: str | None
+    follower: Follower, node: Node, state: str | None
 ) -> None:
     """MASTER_RX_LOWER_PRI makes nobody a primary."""
-    if word is not None:
-        follower.send(word)
+    if state is not None:
+        follower.send(state)
         follower.finished(1)
     asked = node.asked
     follower.write(ANOTHER_MASTER)
     follower.goes_round()
     assert node.asked == asked
-    assert len(follower.transitions) == (word is not None)
+    assert len(follower.transitions) == (state is not None)
 
 
 def test_a_re_assertion_replaces_no_promotion(node: Node, follower: Follower) -> None:
@@ -167,7 +167,7 @@ def test_a_re_assertion_replaces_no_promotion(node: Node, follower: Follower) ->
 
 
 @pytest.mark.parametrize(
-    ("whose", "said"),
+    ("whose", "reported"),
     [
         (("GROUP", "G1"), b'GROUP "G2" MASTER 0\n'),
         (("GROUP", "G1"), b'INSTANCE "G1" MASTER 100\n'),
@@ -176,11 +176,11 @@ def test_a_re_assertion_replaces_no_promotion(node: Node, follower: Follower) ->
     ],
 )
 def test_notifications_of_another_group_are_not_ours(
-    node: Node, whose: tuple[str, str], said: bytes
+    node: Node, whose: tuple[str, str], reported: bytes
 ) -> None:
     """Another group's, another instance's, and those of the other kind."""
     follower = node.follow(*whose)
-    follower.write(said)
+    follower.write(reported)
     follower.goes_round()
     assert (follower.transitions, node.calls) == ([], [])
     follower.send("MASTER")

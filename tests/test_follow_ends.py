@@ -56,11 +56,11 @@ def test_a_stop_that_comes_right_after_the_signal_is_received(node: Node, second
 
     They are read, even if the machine stood still and no time is left.
     """
-    with service_manager(node) as (heard, environment):
+    with service_manager(node) as (received, environment):
         follower = node.follow(environment=environment)
         with keepalived_s_end(node.fifo) as end:
             follower.signal(signal.SIGTERM)
-            heard("STOPPING=1")
+            received("STOPPING=1")
             with stopped(follower) if seconds else nullcontext():
                 over = time.monotonic() + seconds
                 until(lambda: time.monotonic() > over, "its time is up")
@@ -84,20 +84,20 @@ def test_a_signal_does_not_wait_for_a_daemon_that_is_being_started(
 
 
 @pytest.mark.parametrize(
-    ("word", "request_"), [("MASTER", "-c"), ("BACKUP", "-n"), ("FAULT", "-t"), ("BACKUP", "-s")]
+    ("state", "request_"), [("MASTER", "-c"), ("BACKUP", "-n"), ("FAULT", "-t"), ("BACKUP", "-s")]
 )
 def test_a_signal_leaves_a_transition_to_the_next_follower(
-    node: Node, follower: Follower, word: str, request_: str
+    node: Node, follower: Follower, state: str, request_: str
 ) -> None:
     """SIGTERM while a request is answered: it ends at once, and the next one finishes."""
-    in_mid(node, follower, word, request_)
+    in_mid(node, follower, state, request_)
     follower.signal(signal.SIGTERM)
     assert follower.wait(within=3).code == 0
     assert follower.transitions[-1]["outcome"] != "ok"
     goes_on(node, request_)
     following = node.follow()
     ended = following.finished(1)
-    assert (ended["state"], ended["outcome"]) == (STATES[word].value, "ok")
+    assert (ended["state"], ended["outcome"]) == (STATES[state].value, "ok")
 
 
 def test_a_notification_that_nobody_has_begun_is_left_to_the_next_follower(

@@ -193,28 +193,28 @@ def test_a_notification_ends_a_poll_at_a_daemon_that_hangs(node: Node) -> None:
 
 def test_a_service_manager_is_reported_everything(node: Node) -> None:
     """READY=1 once the FIFO is open, STATUS with the state, WATCHDOG=1, STOPPING=1 at the end."""
-    with service_manager(node) as (heard, environment):
+    with service_manager(node) as (received, environment):
         os.mkfifo(node.fifo, 0o600)
         follower = node.follow(environment=environment)
-        assert "STATUS=" in heard("READY=1")
+        assert "STATUS=" in received("READY=1")
         os.close(os.open(node.fifo, os.O_WRONLY | os.O_NONBLOCK))  # there is a reader
         for _ in range(3):
-            assert heard("WATCHDOG=1") == "WATCHDOG=1"
+            assert received("WATCHDOG=1") == "WATCHDOG=1"
         follower.send("MASTER")
-        assert "ok" in heard("STATUS=primary")
+        assert "ok" in received("STATUS=primary")
         follower.signal(signal.SIGTERM)
-        heard("STOPPING=1")
+        received("STOPPING=1")
         assert follower.wait().code == 0
 
 
 def test_a_running_commit_is_alive(node: Node) -> None:
     """A request that takes its time is no reason for the watchdog to bark."""
-    with service_manager(node) as (heard, environment):
+    with service_manager(node) as (received, environment):
         follower = node.follow(environment=environment)
         in_mid(node, follower, "MASTER", "-c")
         begun = boot_seconds()
         while boot_seconds() < begun + 1:  # some that were sent before may come first
-            heard("WATCHDOG=1")
+            received("WATCHDOG=1")
         node.release("go")
         assert follower.finished(1)["outcome"] == "ok"
 
@@ -236,18 +236,18 @@ CHEAP = "Mode ALARM { DisableInternalCache On DisableExternalCache On }"
 """A promotion is one -c here, and a fault is nothing."""
 
 
-@pytest.mark.parametrize("word", [None, "MASTER", "STOP"])
-def test_an_idle_follower_costs_next_to_nothing(node: Node, word: str | None) -> None:
+@pytest.mark.parametrize("state", [None, "MASTER", "STOP"])
+def test_an_idle_follower_costs_next_to_nothing(node: Node, state: str | None) -> None:
     """It sleeps: before any notification, as a primary, and after keepalived has stopped."""
-    with service_manager(node) as (heard, environment):
+    with service_manager(node) as (received, environment):
         follower = node.follow(environment=environment)
-        if word is not None:
-            follower.send(word)
+        if state is not None:
+            follower.send(state)
             follower.finished(1)
         follower.goes_round()
         before = follower.cpu_ticks
         for _ in range(3):  # every 0.5 s
-            heard("WATCHDOG=1")
+            received("WATCHDOG=1")
         assert follower.cpu_ticks - before < 0.25 * TICKS_PER_SECOND
 
 

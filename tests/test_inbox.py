@@ -38,7 +38,10 @@ from tests.waiting import until
 # -- any bytes ----------------------------------------------------------------------------------
 
 
-OURS = [f'GROUP "G1" {word} 0'.encode() for word in ("MASTER", "BACKUP", "FAULT", "STOP")]
+OURS = [
+    f'GROUP "G1" {notification} 0'.encode()
+    for notification in ("MASTER", "BACKUP", "FAULT", "STOP")
+]
 RIVAL = ANOTHER_MASTER.rstrip()
 NOISE = st.one_of(
     st.sampled_from(
@@ -58,12 +61,12 @@ NOISE = st.one_of(
     ),
     st.binary(max_size=40).map(lambda noise: noise.replace(b"\n", b"")),
 )
-SAID = st.lists(st.sampled_from([*OURS, RIVAL]), max_size=8)
+REPORTED = st.lists(st.sampled_from([*OURS, RIVAL]), max_size=8)
 
 
-def lines(*said: bytes) -> bytes:
+def lines(*sent: bytes) -> bytes:
     """As keepalived writes them."""
-    return b"".join(line + b"\n" for line in said)
+    return b"".join(line + b"\n" for line in sent)
 
 
 @contextmanager
@@ -72,7 +75,10 @@ def inbox() -> Iterator[tuple[Inbox, Callable[[bytes], object]]]:
     with TemporaryDirectory() as directory, closing(Fifo(f"{directory}/fifo")) as fifo:
         writer = os.open(fifo.path, os.O_WRONLY)
         try:
-            yield Inbox(fifo, Followed("GROUP", "G1")), lambda said: os.write(writer, said)
+            yield (
+                Inbox(fifo, Followed("GROUP", "G1")),
+                lambda sent: os.write(writer, sent),
+            )
         finally:
             os.close(writer)
 
@@ -91,42 +97,46 @@ def wanted(*chunks: bytes) -> Wanted | None:
         for chunk in chunks:
             write(chunk)
             box.read()
-        word = box.take()
-        intent = word.intent if word is not None else None
+        notification = box.take()
+        intent = notification.intent if notification is not None else None
         return Wanted(intent.state, intent.kind, intent.stepped_down) if intent else None
 
 
 @given(st.lists(st.sampled_from(OURS), min_size=1, max_size=8))
-def test_the_last_notification_is_what_is_wanted(said: list[bytes]) -> None:
+def test_the_last_notification_is_what_is_wanted(sent: list[bytes]) -> None:
     """However many there are, and whether this node was something else meanwhile is known."""
-    found = wanted(lines(*said))
+    found = wanted(lines(*sent))
     assert found is not None
-    assert found.state is STATES[said[-1].split()[2].decode()]
+    assert found.state is STATES[sent[-1].split()[2].decode()]
     if found.state is State.PRIMARY:
-        assert found.stepped_down == (set(said) != {OURS[0]})
+        assert found.stepped_down == (set(sent) != {OURS[0]})
 
 
-@given(SAID, st.lists(st.integers(0, 300), max_size=8))
-def test_any_chunking_means_the_same(said: list[bytes], cuts: list[int]) -> None:
+@given(REPORTED, st.lists(st.integers(0, 300), max_size=8))
+def test_any_chunking_means_the_same(sent: list[bytes], cuts: list[int]) -> None:
     """Half lines, single bytes, several lines at once: the same notification, of the same kind."""
-    text = lines(*said)
+    text = lines(*sent)
     ends = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
     chunks = [text[begin:end] for begin, end in pairwise(ends)]
     assert wanted(*chunks) == wanted(text)
 
 
-@given(SAID, st.data())
-def test_any_noise_in_between_means_nothing(said: list[bytes], data: st.DataObject) -> None:
+@given(REPORTED, st.data())
+def test_any_noise_in_between_means_nothing(sent: list[bytes], data: st.DataObject) -> None:
     """Other lines, other groups, garbage and lines without end: as if they were not there."""
-    noisy = [line for word in said for line in (*data.draw(st.lists(NOISE, max_size=2)), word)]
-    assert wanted(lines(*noisy)) == wanted(lines(*said))
+    noisy = [
+        line
+        for notification in sent
+        for line in (*data.draw(st.lists(NOISE, max_size=2)), notification)
+    ]
+    assert wanted(lines(*noisy)) == wanted(lines(*sent))
 
 
-@given(SAID, st.sampled_from(OURS))
-def test_a_notification_is_taken_once(said: list[bytes], more: bytes) -> None:
+@given(REPORTED, st.sampled_from(OURS))
+def test_a_notification_is_taken_once(sent: list[bytes], more: bytes) -> None:
     """What was taken is carried out; only what comes after it is new."""
     with inbox() as (box, write):
-        write(lines(*said))
+        write(lines(*sent))
         box.read()
         box.take()
         assert box.read() is None
@@ -141,12 +151,12 @@ def test_a_rival_is_of_interest_once_the_promotion_is_taken() -> None:
         box.read()
         assert box.take() is not None
         write(lines(RIVAL))
-        word = box.read()
-        assert word is not None
-        assert word.intent.kind is Kind.REASSERT
+        notification = box.read()
+        assert notification is not None
+        assert notification.intent.kind is Kind.REASSERT
 
 
-@given(SAID, st.sampled_from(list(State)[:3]), SAID)
+@given(REPORTED, st.sampled_from(list(State)[:3]), REPORTED)
 def test_an_answer_is_older_than_what_was_reported_since(
     before: list[bytes], answered: State, since: list[bytes]
 ) -> None:
@@ -157,29 +167,29 @@ def test_an_answer_is_older_than_what_was_reported_since(
         waiting = box.read()
         write(lines(*since))
         box.answer(Intent(answered, "keepalived reports so", Kind.RESUME), waiting)
-        word = box.take()
+        notification = box.take()
     expected = wanted(lines(*before), lines(answers[answered]), lines(*since))
-    assert word is not None
+    assert notification is not None
     assert expected is not None
-    assert word.intent.state is expected.state
+    assert notification.intent.state is expected.state
     if since[-1:] == OURS[:1]:
-        assert word.intent.stepped_down == expected.stepped_down
+        assert notification.intent.stepped_down == expected.stepped_down
 
 
-@given(SAID)
-def test_what_follows_from_a_poll_replaces_no_notification(said: list[bytes]) -> None:
+@given(REPORTED)
+def test_what_follows_from_a_poll_replaces_no_notification(sent: list[bytes]) -> None:
     """A promotion that came while somebody looked at conntrackd is not lost."""
     with inbox() as (box, write):
         issued = box.issued()
-        write(lines(*said))
+        write(lines(*sent))
         expected = box.read()
         box.propose(Intent(State.BACKUP, "a look", Kind.REFRESH), issued)
-        word = box.take()
-    assert word is not None
+        notification = box.take()
+    assert notification is not None
     if expected is not None:
-        assert word == expected
+        assert notification == expected
     else:
-        assert word.issued == issued
+        assert notification.issued == issued
 
 
 def test_a_notification_is_not_of_the_future() -> None:
@@ -188,9 +198,9 @@ def test_a_notification_is_not_of_the_future() -> None:
         for line in OURS[:2] * 500:
             write(lines(line))
             box.read()
-            word = box.take()
-            assert word is not None
-            assert word.issued.ticks <= boot_seconds() * TICKS_PER_SECOND
+            notification = box.take()
+            assert notification is not None
+            assert notification.issued.ticks <= boot_seconds() * TICKS_PER_SECOND
 
 
 def test_no_two_notifications_that_are_acted_upon_are_of_the_same_age() -> None:
@@ -200,9 +210,9 @@ def test_no_two_notifications_that_are_acted_upon_are_of_the_same_age() -> None:
         for line in OURS * 5:
             write(lines(line))
             box.read()
-            word = box.take()
-            assert word is not None
-            starts.append(word.issued)
+            notification = box.take()
+            assert notification is not None
+            starts.append(notification.issued)
     assert starts == sorted(set(starts))
 
 
@@ -219,20 +229,20 @@ def test_half_a_notification_is_none_yet(follower: Follower) -> None:
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    said=st.lists(st.sampled_from(OURS), min_size=1, max_size=6),
+    sent=st.lists(st.sampled_from(OURS), min_size=1, max_size=6),
     noise=st.lists(NOISE, max_size=6),
     cuts=st.lists(st.integers(0, 300), max_size=6),
 )
 def test_any_bytes_end_in_the_last_state(
-    follower: Follower, said: list[bytes], noise: list[bytes], cuts: list[int]
+    follower: Follower, sent: list[bytes], noise: list[bytes], cuts: list[int]
 ) -> None:
     """Whatever is in between, and however it is cut: the newest notification decides."""
-    text = lines(*noise, *said, *noise)
+    text = lines(*noise, *sent, *noise)
     ends = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
     for begin, end in pairwise(ends):
         follower.write(text[begin:end])
     follower.goes_round()
-    assert follower.transitions[-1]["state"] == STATES[said[-1].split()[2].decode()].value
+    assert follower.transitions[-1]["state"] == STATES[sent[-1].split()[2].decode()].value
 
 
 # -- usage and the FIFO -------------------------------------------------------------------------
@@ -259,7 +269,7 @@ def test_a_second_follower_waits_for_the_first_to_end(node: Node, follower: Foll
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         (),
         ("--group", "G1", "--instance", "VI_1"),
@@ -270,9 +280,9 @@ def test_a_second_follower_waits_for_the_first_to_end(node: Node, follower: Foll
     ],
     ids=["neither", "both", "an empty name", "no name", "relative", "two"],
 )
-def test_wrong_usage_follows_nothing(node: Node, words: tuple[str, ...]) -> None:
+def test_wrong_usage_follows_nothing(node: Node, arguments: tuple[str, ...]) -> None:
     """Exit 2 and one line of advice."""
-    hook = node.start("follow", *words)
+    hook = node.start("follow", *arguments)
     ended = hook.wait()
     assert (ended.code, len(ended.lines)) == (2, 1)
 

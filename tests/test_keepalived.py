@@ -112,9 +112,9 @@ def test_one_that_cannot_write_its_dump_is_not_known(place: Place, tmpdir: str) 
     child(process)
     with pytest.raises((Unknown, SilenceError)):
         place.asked_once()
-    said = place.objection()
-    assert said is not None
-    assert said.startswith("keepalived does not answer (")
+    reported = place.objection()
+    assert reported is not None
+    assert reported.startswith("keepalived does not answer (")
 
 
 def test_one_that_has_respawned_a_crashed_child_is_reported_from_before(place: Place) -> None:
@@ -209,11 +209,11 @@ def test_one_that_cannot_be_identified_is_not_taken_for_none(place: Place) -> No
     process = place.master()
     may_not = ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace", "--")
 
-    said = place.run(
+    reported = place.run(
         *may_not, sys.executable, "-c", ASK.format("objection().reason"),
         env={"PYTHONPATH": str(Path(__file__).parents[1])},
     ).stdout  # fmt: skip
 
-    assert said.startswith("keepalived does not answer (keepalived (pid ")
-    assert "its executable cannot be read, for which CAP_SYS_PTRACE is needed" in said
+    assert reported.startswith("keepalived does not answer (keepalived (pid ")
+    assert "its executable cannot be read, for which CAP_SYS_PTRACE is needed" in reported
     assert process.poll() is None

@@ -55,9 +55,9 @@ def test_one_that_is_stopped_keeps_nobody_waiting(place: Place, which: str) -> N
         with pytest.raises(SilenceError):
             place.asked_once()
         assert time.monotonic() - begun < 5
-        said = place.objection()
-        assert said is not None
-        assert said.startswith("keepalived does not answer (")
+        reported = place.objection()
+        assert reported is not None
+        assert reported.startswith("keepalived does not answer (")
         assert not dump.exists()
     assert place.asked().state is State.PRIMARY
 
@@ -112,9 +112,9 @@ def test_one_that_ends_while_it_is_asked_is_left_out(place: Place) -> None:
         "sh", "-c", "while :; do keepalived --config-test --use-file /run/keepalived-1.conf; done"
     )
     try:
-        said = [place.answer() for _ in range(30)]
+        reported = [place.answer() for _ in range(30)]
         # A busy machine may keep one from its end for as long as an answer is awaited.
-        assert said.count(None) > 25
+        assert reported.count(None) > 25
         place.awaits(lambda: INSTALLED.vrrp_state(GROUP).starts == starts)
     finally:
         tests.kill()
@@ -125,8 +125,8 @@ def test_a_wrong_path_of_the_program_purges_no_master(place: Place) -> None:
     """A typing error in --keepalived: what runs under keepalived's name is not that program."""
     place.master()
     for path in ("/usr/sbin/keepalivd", "/bin/true", "/nonexistent"):
-        said = place.objection(Keepalived(path)) or ""
-        assert "runs /usr/sbin/keepalived, which is not the installed" in said
+        reported = place.objection(Keepalived(path)) or ""
+        assert "runs /usr/sbin/keepalived, which is not the installed" in reported
         with pytest.raises(Unknown) as unknown:
             place.asked(keepalived=Keepalived(path))
         assert not isinstance(unknown.value, NotRunning)
@@ -135,17 +135,17 @@ def test_a_wrong_path_of_the_program_purges_no_master(place: Place) -> None:
 def test_no_more_than_a_few_of_a_container_s_programs_are_reported() -> None:
     """It may start any number of them: each is named once, whatever its pid is."""
     found = Daemons(foreign=tuple(Suspect(pid, f"/x/{pid % 5}/keepalived") for pid in range(50)))
-    said = INSTALLED.unasked(found)
-    assert len(said) == 3
-    assert all(what in sentence for what, sentence in said.items())
+    reported = INSTALLED.unasked(found)
+    assert len(reported) == 3
+    assert all(what in sentence for what, sentence in reported.items())
 
 
 def test_a_container_s_program_is_never_to_be_named() -> None:
     """What is named with --keepalived is executed, and the container's root can change it."""
     found = Daemons(foreign=(Suspect(7, "/usr/sbin/keepalived", contained=True),))
-    (said,) = INSTALLED.unasked(found).values()
-    assert "of a container: give that a network namespace of its own" in said
-    assert "--keepalived" not in said
+    (reported,) = INSTALLED.unasked(found).values()
+    assert "of a container: give that a network namespace of its own" in reported
+    assert "--keepalived" not in reported
 
 
 def test_a_question_ends_when_there_is_something_newer(place: Place) -> None:

@@ -21,7 +21,7 @@ from primary_backup.plan import State
 GROUP = Followed("GROUP", "G1")
 INSTANCE = Followed("INSTANCE", "VI_1")
 
-WORDS = st.one_of(
+NOTIFICATIONS = st.one_of(
     st.text(),
     st.sampled_from(
         ["GROUP", "INSTANCE", "G1", "0", "150", "-1", *STATES, *map(str.lower, STATES)]
@@ -33,7 +33,7 @@ WORDS = st.one_of(
 
 
 @pytest.mark.parametrize(
-    ("word", "state"),
+    ("line", "state"),
     [
         ("MASTER", State.PRIMARY),
         ("BACKUP", State.BACKUP),
@@ -42,9 +42,9 @@ WORDS = st.one_of(
         ("DELETED", State.STOP),
     ],
 )
-def test_keepalived_s_states_are_ours(word: str, state: State) -> None:
+def test_keepalived_s_states_are_ours(line: str, state: State) -> None:
     """Each state that keepalived's generic notify names is one of our states."""
-    assert read_arguments(("GROUP", "G1", word, "0")) == Notification("G1", state, reassert=False)
+    assert read_arguments(("GROUP", "G1", line, "0")) == Notification("G1", state, reassert=False)
 
 
 def test_a_lower_priority_master_makes_a_primary_assert_itself() -> None:
@@ -54,7 +54,7 @@ def test_a_lower_priority_master_makes_a_primary_assert_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ("GROUP", "G1", "MASTER", "0"),
         ("GROUP", "G1", "MASTER"),
@@ -63,9 +63,9 @@ def test_a_lower_priority_master_makes_a_primary_assert_itself() -> None:
         ("G1", "MASTER"),
     ],
 )
-def test_type_and_priority_may_be_left_out(words: tuple[str, ...]) -> None:
+def test_type_and_priority_may_be_left_out(arguments: tuple[str, ...]) -> None:
     """The type and the priority are optional: notify [GROUP|INSTANCE] NAME STATE [PRIORITY]."""
-    assert read_arguments(words) == Notification("G1", State.PRIMARY, reassert=False)
+    assert read_arguments(arguments) == Notification("G1", State.PRIMARY, reassert=False)
 
 
 @pytest.mark.parametrize("name", ["GROUP", "INSTANCE", "MASTER", "BACKUP", "", "-h", "G 1", "ü"])
@@ -75,7 +75,7 @@ def test_an_instance_may_have_any_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         (),
         ("MASTER",),
@@ -87,36 +87,38 @@ def test_an_instance_may_have_any_name(name: str) -> None:
         ("G1", ""),
     ],
 )
-def test_any_other_notification_is_refused(words: tuple[str, ...]) -> None:
+def test_any_other_notification_is_refused(arguments: tuple[str, ...]) -> None:
     """A notification that keepalived does not say is never guessed at."""
     with pytest.raises(ValueError, match=r"\S"):
-        read_arguments(words)
+        read_arguments(arguments)
 
 
-@given(st.lists(WORDS, max_size=6).map(tuple))
-def test_any_notifications_are_a_notification_or_one_line_of_advice(words: tuple[str, ...]) -> None:
+@given(st.lists(NOTIFICATIONS, max_size=6).map(tuple))
+def test_any_notifications_are_a_notification_or_one_line_of_advice(
+    arguments: tuple[str, ...],
+) -> None:
     """Whatever the notifications are, the answer is a notification or advice in one line."""
     notification, advice = None, ""
     try:
-        notification = read_arguments(words)
+        notification = read_arguments(arguments)
     except ValueError as error:
         advice = str(error)
     if notification is None:
         assert len(advice.splitlines()) == 1
     else:
-        assert notification.name in words
-        assert any(STATES.get(word) is notification.state for word in words)
+        assert notification.name in arguments
+        assert any(STATES.get(line) is notification.state for line in arguments)
 
 
 # -- the FIFO's lines -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("word", ["MASTER", "BACKUP", "FAULT", "STOP", "DELETED"])
+@pytest.mark.parametrize("state", ["MASTER", "BACKUP", "FAULT", "STOP", "DELETED"])
 @pytest.mark.parametrize("followed", [GROUP, INSTANCE])
-def test_the_notifications_of_whom_we_follow_are_received(followed: Followed, word: str) -> None:
+def test_the_notifications_of_whom_we_follow_are_received(followed: Followed, state: str) -> None:
     """A sync group's or an instance's, whatever its priority."""
-    line = f'{followed.kind} "{followed.name}" {word} 150'.encode()
-    assert followed.read_line(line) == Notification(followed.name, STATES[word], reassert=False)
+    line = f'{followed.kind} "{followed.name}" {state} 150'.encode()
+    assert followed.read_line(line) == Notification(followed.name, STATES[state], reassert=False)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_everybody_else_s_notifications_are_passed_over(followed: Followed, line
 
 
 @pytest.mark.parametrize(
-    "said",
+    "reported",
     [
         "MASTER_PRIORITY 150",
         "BACKUP_PRIORITY 150",
@@ -153,16 +155,16 @@ def test_everybody_else_s_notifications_are_passed_over(followed: Followed, line
         "",
     ],
 )
-def test_notifications_that_nobody_knows_are_passed_over(said: str) -> None:
+def test_notifications_that_nobody_knows_are_passed_over(reported: str) -> None:
     """Priorities, notifications of a later keepalived's, and what is not a whole line."""
-    assert GROUP.read_line(f'GROUP "G1" {said}'.encode()) is None
+    assert GROUP.read_line(f'GROUP "G1" {reported}'.encode()) is None
 
 
 def test_a_group_hears_of_a_lower_priority_from_its_instances() -> None:
     """keepalived never reports MASTER_RX_LOWER_PRI of a group."""
     line = b'INSTANCE "VI_1" MASTER_RX_LOWER_PRI 150'
-    heard = Notification("VI_1", State.PRIMARY, reassert=True)
-    assert GROUP.read_line(line) == INSTANCE.read_line(line) == heard
+    received = Notification("VI_1", State.PRIMARY, reassert=True)
+    assert GROUP.read_line(line) == INSTANCE.read_line(line) == received
     assert Followed("INSTANCE", "VI_2").read_line(line) is None
 
 
@@ -175,7 +177,7 @@ def test_a_name_need_not_be_text() -> None:
 
 PIECES = st.sampled_from(
     [b"GROUP", b"INSTANCE", b' "', b'" ', b"G1", b"VI_1", b" ", b"0", b"_PRIORITY", b"\n", b"\0"]
-    + [word.encode() for word in STATES]
+    + [line.encode() for line in STATES]
 )
 
 
@@ -188,17 +190,17 @@ def test_any_bytes_are_what_was_reported_to_us_or_nothing(line: bytes, data: st.
         line = whole[:place] + line + whole[data.draw(st.integers(place, len(whole))) :]
     kind, _, rest = line.partition(b' "')
     name, _, rest = rest.partition(b'" ')
-    word, _, priority = rest.partition(b" ")
+    state, _, priority = rest.partition(b" ")
     for followed in (GROUP, INSTANCE):
-        heard = followed.read_line(line)
+        received = followed.read_line(line)
         ours = (kind, name) == (followed.kind.encode(), followed.name.encode())
-        lower = word == b"MASTER_RX_LOWER_PRI"
+        lower = state == b"MASTER_RX_LOWER_PRI"
         if followed is GROUP and lower:
             ours = ours or (kind == b"INSTANCE" and name != b"" and b'"' not in name)
-        if ours and word.decode("latin-1") in STATES and priority.isdigit():
-            assert heard == (os.fsdecode(name), STATES[word.decode()], lower)
+        if ours and state.decode("latin-1") in STATES and priority.isdigit():
+            assert received == (os.fsdecode(name), STATES[state.decode()], lower)
         else:
-            assert heard is None
+            assert received is None
 
 
 # -- the dump -------------------------------------------------------------------------------------
@@ -210,7 +212,7 @@ def entry(**data: Any) -> dict[str, Any]:
     return {"data": data, "stats": {"advert_rcvd": 9, "become_master": 3}}
 
 
-@pytest.mark.parametrize("wrap", [list, lambda said: {"vrrp": said, "track_process": []}])
+@pytest.mark.parametrize("wrap", [list, lambda reported: {"vrrp": reported, "track_process": []}])
 def test_either_version_of_the_dump_is_read(wrap: Any) -> None:
     """json_version 1 is a list, json_version 2 an object."""
     dump = wrap([entry(), entry(iname="VI_2", state=1)])
@@ -255,5 +257,5 @@ def test_any_json_is_a_dump_or_refused(dump: Any) -> None:
         instances = read_dump(dump)
     except ValueError:
         return
-    said = dump["vrrp"] if isinstance(dump, dict) else dump
-    assert [each.name for each in instances] == [str(each["data"]["iname"]) for each in said]
+    reported = dump["vrrp"] if isinstance(dump, dict) else dump
+    assert [each.name for each in instances] == [str(each["data"]["iname"]) for each in reported]

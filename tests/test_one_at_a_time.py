@@ -141,19 +141,19 @@ def test_a_promotion_that_failed_makes_a_primary_a_first_one(node: Node) -> None
     assert node.asked == ["-c", "-c", "-f", "-R", "-B"]
 
 
-def frozen(node: Node, word: str) -> Hook:
+def frozen(node: Node, state: str) -> Hook:
     """A hook that was started, and is stopped before it has done anything; SIGCONT thaws it."""
-    hook = node.spawn(["sh", "-c", 'kill -STOP $$; exec "$@"', "sh", *node.arguments(word)])
-    until(lambda: hook.stopped, f"the {word} is stopped")
+    hook = node.spawn(["sh", "-c", 'kill -STOP $$; exec "$@"', "sh", *node.arguments(state)])
+    until(lambda: hook.stopped, f"the {state} is stopped")
     later()  # within a tick the process numbers decide, and they start again at 32,768
     return hook
 
 
-@pytest.mark.parametrize("word", ["backup", "fault"])
-def test_a_late_backup_never_purges_a_primary(node: Node, word: str) -> None:
+@pytest.mark.parametrize("state", ["backup", "fault"])
+def test_a_late_backup_never_purges_a_primary(node: Node, state: str) -> None:
     """Frozen before it acts, overtaken by a primary: it asks nothing, and exits 4."""
     node.has(internal=3, external=0, holds=3)
-    late = frozen(node, word)
+    late = frozen(node, state)
     promoted(node)
     node.has(external=3)
     asked = node.asked
@@ -177,12 +177,12 @@ def test_a_late_primary_commits_nothing_over_a_backup(node: Node) -> None:
 def test_a_newer_one_supersedes_before_the_next_request(node: Node) -> None:
     """A fault comes while -c runs: the promotion ends after it, superseded, and asks no more."""
     older = in_mid_commit(node)
-    younger = node.start("fault")
+    newer = node.start("fault")
     until(lambda: node.shows("fault"), "the fault waits")
     node.release("go")
     ended = older.wait()
     assert (ended.code, ended.event["outcome"]) == (4, "superseded")
-    assert younger.wait().code == 0
+    assert newer.wait().code == 0
     assert not {"-f", "-R", "-B"} & set(node.asked)
 
 
@@ -190,21 +190,21 @@ def test_a_promotion_cut_short_stops_the_next_purge(node: Node) -> None:
     """It committed but flushed nothing: the old copy is not taken for the peer's."""
     node.has(external=5, internal=5)
     older = in_mid_commit(node)
-    younger = node.start("fault")
+    newer = node.start("fault")
     until(lambda: node.shows("fault"), "the fault waits")
     node.release("go")
     older.wait()
-    younger.wait()
+    newer.wait()
     assert "-t" not in node.asked
 
 
 def test_a_newer_one_that_died_supersedes_nobody(node: Node) -> None:
     """Killed with SIGKILL while it waited: the live promotion goes on to its end."""
     older = in_mid_commit(node)
-    younger = node.start("backup")
+    newer = node.start("backup")
     until(lambda: node.shows("backup"), "the backup waits")
-    younger.signal(signal.SIGKILL)
-    younger.wait()
+    newer.signal(signal.SIGKILL)
+    newer.wait()
     node.release("go")
     assert older.wait().code == 0
 
@@ -346,12 +346,12 @@ def test_one_whose_successor_is_gone_was_superseded_all_the_same(node: Node) -> 
     node.on("-c", WAITS)
     older = node.spawn(slow(node, "step.finished", "superseded"))
     until((node.world / "committing").exists, "the commit runs")
-    younger = node.start("backup")
+    newer = node.start("backup")
     until(lambda: node.shows("backup"), "the backup waits")
     node.release("go")
     until((node.world / "logging").exists, "the promotion is superseded")
-    younger.signal(signal.SIGKILL)
-    younger.wait()
+    newer.signal(signal.SIGKILL)
+    newer.wait()
     node.release("logged")
     assert older.wait().out == "superseded\n"
 
@@ -359,7 +359,7 @@ def test_one_whose_successor_is_gone_was_superseded_all_the_same(node: Node) -> 
 def test_many_hooks_at_once_leave_the_newest_s_state(node: Node) -> None:
     """Whatever order they run in, the last notification has the newest notification."""
     node.has(internal=3, holds=3)
-    hooks = [node.start(word) for word in ("backup", "primary", "backup", "primary", "backup")]
+    hooks = [node.start(state) for state in ("backup", "primary", "backup", "primary", "backup")]
     later()
     hooks.append(node.start("primary"))
     ends = [hook.wait() for hook in hooks]
@@ -412,17 +412,17 @@ def test_a_signal_ends_the_wait_for_the_lock(node: Node) -> None:
 
 @pytest.mark.parametrize("full", ["stdout", "stderr"])
 @pytest.mark.parametrize(
-    ("words", "code"), [(("primary", "--json"), 0), (("backup",), 1), (("bogus",), 2)]
+    ("arguments", "code"), [(("primary", "--json"), 0), (("backup",), 1), (("bogus",), 2)]
 )
 def test_a_full_disk_behind_an_output_changes_no_exit_status(
-    node: Node, words: tuple[str, ...], code: int, full: str
+    node: Node, arguments: tuple[str, ...], code: int, full: str
 ) -> None:
     """A script goes by the outcome of the transition, not by that of printing it."""
     node.on("-s", "[ ! -e $world/refuses ] || refuse no")
-    if words == ("backup",):
+    if arguments == ("backup",):
         node.release("refuses")
     with open("/dev/full", "wb") as file:
-        assert node.start(*words, **{full: file}).wait().code == code
+        assert node.start(*arguments, **{full: file}).wait().code == code
 
 
 # -- who is second ------------------------------------------------------------------------------
@@ -445,14 +445,14 @@ def test_a_backup_that_could_write_nothing_makes_the_next_primary_a_first_one(no
     assert node.asked.count("-c") == 2
 
 
-@pytest.mark.parametrize("word", ["backup", "fault", "stop"])
+@pytest.mark.parametrize("state", ["backup", "fault", "stop"])
 def test_a_notification_that_asked_nothing_makes_the_next_primary_a_first_one(
-    node: Node, word: str
+    node: Node, state: str
 ) -> None:
     """A half-edited file, nothing to ask: another node was primary all the same."""
     promoted(node)
     node.on("-s", 'refuse "parsing config file in line (3)"')
-    node.run(word)
+    node.run(state)
     node.on("-s", "")
     node.run("primary")
     assert node.asked.count("-c") == 2

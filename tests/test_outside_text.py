@@ -87,7 +87,7 @@ def test_what_the_client_reports_is_printable(node: Node) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "is_there"),
+    ("typed", "is_there"),
     [
         (("primary",), True),
         (("primary",), False),
@@ -97,13 +97,13 @@ def test_what_the_client_reports_is_printable(node: Node) -> None:
     ],
 )
 def test_a_path_of_an_option_is_printable(
-    node: Node, words: tuple[str, ...], *, is_there: bool
+    node: Node, typed: tuple[str, ...], *, is_there: bool
 ) -> None:
     """A directory may have any name, as long as it is UTF-8."""
     elsewhere = node.world.parent / ACTS.decode()
     if is_there:
         node.world.rename(elsewhere)
-    ended = node.run("--config", str(elsewhere / "conntrackd.conf"), *words)
+    ended = node.run("--config", str(elsewhere / "conntrackd.conf"), *typed)
     assert is_clean(node, ended)
     assert r"\x1b[2J\x9b2J\u2028" in (ended.out + ended.err).replace(r"\\", "\\")
 
@@ -147,13 +147,13 @@ def test_a_lock_file_that_is_no_text_ends_no_follower(node: Node) -> None:
         follower.send("BACKUP")
         assert follower.finished(2)["state"] == "backup"
         manager.setblocking(False)
-        said = []
+        reported = []
         while True:
             try:
-                said.append(manager.recv(65536).decode())
+                reported.append(manager.recv(65536).decode())
             except BlockingIOError:
                 break
-    assert all(map(printable, said))
+    assert all(map(printable, reported))
     assert printable(json.dumps(follower.events, ensure_ascii=False))
     assert printable(node.last)
 
@@ -195,29 +195,29 @@ def test_whatever_is_given_to_render_is_printable(node: Node, tmp_path: Path, op
     site = tmp_path / "site.toml"
     site.write_text(node.run("render", "--example").out)
     (tmp_path / "file").touch()
-    words = {"--site": str(site), "--node": "fw-1", "--output": str(tmp_path / "out")}
-    words[option] = {"--output": f"{tmp_path}/file/{NAME}"}.get(option, f"{tmp_path}/{NAME}")
-    ended = node.run("render", *(word for pair in words.items() for word in pair))
+    typed = {"--site": str(site), "--node": "fw-1", "--output": str(tmp_path / "out")}
+    typed[option] = {"--output": f"{tmp_path}/file/{NAME}"}.get(option, f"{tmp_path}/{NAME}")
+    ended = node.run("render", *(notification for pair in typed.items() for notification in pair))
     assert (ended.code, len(ended.lines)) == (1, 1)
     assert is_clean(node, ended)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 @pytest.mark.parametrize(
-    "words", [("primary", "--json"), ("primary", "--dry-run"), ("render", "--example")]
+    "typed", [("primary", "--json"), ("primary", "--dry-run"), ("render", "--example")]
 )
 def test_what_is_printed_is_utf_8_in_every_locale(
-    node: Node, words: tuple[str, ...], encoding: str
+    node: Node, typed: tuple[str, ...], encoding: str
 ) -> None:
     """A locale that lacks a dash, an arrow or a letter costs neither an outcome nor the output."""
     letters = node.world / "Zürich – →"
     letters.mkdir()
     config = letters / "conntrackd.conf"
     node.config.rename(config)
-    arguments = [*node.arguments(), "--config", str(config), *words]
+    arguments = [*node.arguments(), "--config", str(config), *typed]
     ended = node.spawn(arguments, {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}).wait()
     assert ended.code == 0
-    if words[0] == "render":
+    if typed[0] == "render":
         assert ended.out == Path(EXAMPLE).read_text(encoding="utf-8")
     else:
         assert "Zürich – →" in ended.out

@@ -26,9 +26,11 @@ from tests.waiting import until
 
 
 @contextmanager
-def living(*words: str | Path, executable: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def living(
+    *arguments: str | Path, executable: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A program that runs until it is no longer needed; it has begun when this returns."""
-    with subprocess.Popen([*words, "100"], executable=executable) as process:
+    with subprocess.Popen([*arguments, "100"], executable=executable) as process:
         try:
             yield process
         finally:
@@ -47,8 +49,8 @@ def program(path: Path) -> Path:
 
 def test_this_boot_has_one_name() -> None:
     """The same for every process, and in one line."""
-    told = subprocess.check_output(["cat", "/proc/sys/kernel/random/boot_id"], text=True)
-    assert f"{boot_id()}\n" == told
+    reported = subprocess.check_output(["cat", "/proc/sys/kernel/random/boot_id"], text=True)
+    assert f"{boot_id()}\n" == reported
 
 
 def test_births_and_notifications_are_reported_by_the_same_clock() -> None:
@@ -119,8 +121,8 @@ def identity(process: subprocess.Popen[Any], path: Path) -> Identity:
 
 def command(pid: int) -> list[str]:
     """The last arguments of a process; [] while it only prepares to execute its program."""
-    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
-    return [] if "--" in words else words
+    arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+    return [] if "--" in arguments else arguments
 
 
 def test_a_daemon_is_known_by_its_file(installed: Path) -> None:

@@ -103,7 +103,7 @@ def test_the_shipped_configuration_has_the_values_of_the_article() -> None:
         external_cache=True,
         expectation_sync=False,
     )
-    words = [line.partition("#")[0].split() for line in code(text)]
+    typed = [line.partition("#")[0].split() for line in code(text)]
     for setting in (
         *("ResendQueueSize 131072", "PurgeTimeout 60", "ACKWindowSize 300"),
         *("DisableExternalCache Off", "Port 3780", "Interface eth2", "Checksum on"),
@@ -114,8 +114,8 @@ def test_the_shipped_configuration_has_the_values_of_the_article() -> None:
         *("NetlinkOverrunResync On", "NetlinkEventsReliable Off", "EventIterationLimit 100"),
         "Filter From Kernelspace {",
     ):
-        assert words.count(setting.split()) == 1, setting
-    accepted = words[words.index(["Protocol", "Accept", "{"]) + 1 :]
+        assert typed.count(setting.split()) == 1, setting
+    accepted = typed[typed.index(["Protocol", "Accept", "{"]) + 1 :]
     assert accepted[: accepted.index(["}"])] == [["TCP"], ["SCTP"], ["DCCP"]]
 
 
@@ -205,9 +205,9 @@ def test_every_value_of_the_site_is_marked() -> None:
 
     for path, text in render(SITE, own.name).items():
         for line in code(text):
-            said, _, comment = line.partition("#")
-            words = r"(?<![\w.:]){}(?![\w.])"
-            here = {each for each in values if re.search(words.format(re.escape(each)), said)}
+            reported, _, comment = line.partition("#")
+            typed = r"(?<![\w.:]){}(?![\w.])"
+            here = {each for each in values if re.search(typed.format(re.escape(each)), reported)}
             assert not here or comment.startswith(" SITE"), f"{path}: {line}"
             found |= here
 
@@ -470,11 +470,11 @@ def test_a_directory_that_is_not_named_is_asked_for(node: Node, tmp_path: Path) 
     assert list(there.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", ["--example", f"--site {EXAMPLE} --node fw-1 --output {{}}"])
-def test_an_output_that_nobody_takes_is_one_line(node: Node, tmp_path: Path, words: str) -> None:
+@pytest.mark.parametrize("typed", ["--example", f"--site {EXAMPLE} --node fw-1 --output {{}}"])
+def test_an_output_that_nobody_takes_is_one_line(node: Node, tmp_path: Path, typed: str) -> None:
     """A disk that is full is no bug of ours."""
     with open("/dev/full", "wb") as full:
-        ended = node.start("render", *words.format(tmp_path).split(), stdout=full).wait()
+        ended = node.start("render", *typed.format(tmp_path).split(), stdout=full).wait()
 
     assert (ended.code, ended.err) == (
         1,
@@ -484,9 +484,9 @@ def test_an_output_that_nobody_takes_is_one_line(node: Node, tmp_path: Path, wor
 
 def test_a_name_that_is_no_text_is_reported_in_one_line(node: Node, tmp_path: Path) -> None:
     """Nothing that was given reaches a terminal as more than text."""
-    words = ("render", "--site", EXAMPLE, "--node", "fw\n\x1b[31m", "--output", str(tmp_path))
+    typed = ("render", "--site", EXAMPLE, "--node", "fw\n\x1b[31m", "--output", str(tmp_path))
 
-    ended = node.start(*words).wait()
+    ended = node.start(*typed).wait()
 
     assert ended.err.endswith(r": the site has no node fw\n\x1b[31m: it has fw-1 and fw-2" + "\n")
     assert len(ended.lines) == 1

@@ -36,20 +36,20 @@ def manager(
         yield listener
 
 
-def heard(manager: socket.socket) -> list[str]:
+def received(manager: socket.socket) -> list[str]:
     """All that was reported, a datagram each."""
-    said = []
+    reported = []
     while True:
         try:
-            said.append(manager.recv(65536).decode())
+            reported.append(manager.recv(65536).decode())
         except BlockingIOError:
-            return said
+            return reported
 
 
 def test_what_is_reported_arrives_in_one_datagram(manager: socket.socket) -> None:
     """READY and STATUS, one line each (sd_notify(3))."""
     Service().notify(READY="1", STATUS="following – /run/notify.fifo")
-    assert heard(manager) == ["READY=1\nSTATUS=following – /run/notify.fifo"]
+    assert received(manager) == ["READY=1\nSTATUS=following – /run/notify.fifo"]
 
 
 def test_any_text_is_one_printable_line(manager: socket.socket) -> None:
@@ -59,13 +59,13 @@ def test_any_text_is_one_printable_line(manager: socket.socket) -> None:
     @given(ANY)
     @example("G\nMAINPID=1 \udcff")
     @settings(deadline=None)
-    def says(text: str) -> None:
+    def reports(text: str) -> None:
         service.notify(STATUS=text)
-        (said,) = heard(manager)
-        assert said.startswith("STATUS=")
-        assert said.isprintable()
+        (reported,) = received(manager)
+        assert reported.startswith("STATUS=")
+        assert reported.isprintable()
 
-    says()
+    reports()
 
 
 def test_a_program_that_is_started_is_no_part_of_the_service(
@@ -75,7 +75,7 @@ def test_a_program_that_is_started_is_no_part_of_the_service(
     monkeypatch.setenv("WATCHDOG_USEC", HOUR)
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     Service().notify(READY="1")
-    assert heard(manager) == ["READY=1"]
+    assert received(manager) == ["READY=1"]
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(os.environ)
 
 
@@ -87,7 +87,7 @@ def test_the_watchdog_hears_us_at_once_and_then_no_more_than_twice_an_interval(
     service = Service()
     for _ in range(1000):
         service.pet_watchdog()
-    assert heard(manager) == ["WATCHDOG=1"]
+    assert received(manager) == ["WATCHDOG=1"]
     assert 1700 < service.patience_seconds <= 1800
 
 
@@ -102,7 +102,7 @@ def test_who_sleeps_no_longer_than_reported_is_received_in_time(
         assert service.patience_seconds <= 0.05
         time.sleep(service.patience_seconds)
         service.pet_watchdog()
-        assert heard(manager) == ["WATCHDOG=1"]
+        assert received(manager) == ["WATCHDOG=1"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_where_nobody_watches_us_we_need_not_be_alive(
     monkeypatch.setenv("WATCHDOG_PID", pid)
     service = Service()
     service.pet_watchdog()
-    assert heard(manager) == []
+    assert received(manager) == []
     assert service.patience_seconds > 60
 
 
@@ -139,6 +139,6 @@ def test_a_manager_that_ends_or_never_reads_keeps_nobody_waiting(manager: socket
     service = Service()
     for _ in range(10_000):
         service.notify(STATUS="x")
-    assert set(heard(manager)) == {"STATUS=x"}
+    assert set(received(manager)) == {"STATUS=x"}
     manager.close()
     service.notify(STATUS="x")

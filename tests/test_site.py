@@ -142,7 +142,7 @@ def test_what_is_left_out_is_what_is_recommended() -> None:
 )
 def test_a_wrong_value_gets_a_line_that_names_it(old: str, new: str, line: str) -> None:
     """Where it stands, what is wrong, and what would be right."""
-    assert [told for told in wrong(old, new) if told.startswith(line)]
+    assert [reported for reported in wrong(old, new) if reported.startswith(line)]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,11 @@ def test_everything_that_is_wrong_is_reported_at_once() -> None:
 )
 def test_nothing_in_a_file_makes_more_of_an_error_than_a_line(text: str, line: str) -> None:
     """No line break, nothing that a terminal acts upon, no traceback."""
-    assert [told for told in wrong("[outside]", f"{text}\n[outside]") if told.startswith(line)]
+    assert [
+        reported
+        for reported in wrong("[outside]", f"{text}\n[outside]")
+        if reported.startswith(line)
+    ]
 
 
 @given(st.text())

@@ -18,10 +18,10 @@ DOWN = '[ -e $world/up ] || [ "$request" = -d ] || unreached'
 PROMOTION = ["-c", "-f", "-R", "-B"]
 
 
-def in_mid(node: Node, follower: Follower, word: str, request: str, script: str = WAITS) -> None:
+def in_mid(node: Node, follower: Follower, state: str, request: str, script: str = WAITS) -> None:
     """Let the follower read a notification; its request runs until the node lets it go on."""
     node.on(request, script)
-    follower.send(word)
+    follower.send(state)
     until((node.world / "asking").exists, f"{request} is asked")
 
 
@@ -54,10 +54,10 @@ def keepalived_s_end(fifo: Path) -> Iterator[int]:
     os.close(held)
 
 
-def fill(pipe: int, said: bytes) -> None:
+def fill(pipe: int, reported: bytes) -> None:
     """Write until nothing more fits."""
     with suppress(BlockingIOError):
-        while os.write(pipe, said):
+        while os.write(pipe, reported):
             pass
 
 
@@ -69,12 +69,12 @@ def service_manager(node: Node) -> Iterator[tuple[Callable[[str], str], dict[str
         manager.bind(path)
         manager.settimeout(10)
 
-        def heard(text: str) -> str:
-            while text not in (told := manager.recv(4096).decode()):
+        def received(text: str) -> str:
+            while text not in (reported := manager.recv(4096).decode()):
                 pass
-            return told
+            return reported
 
-        yield heard, {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "1000000"}
+        yield received, {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "1000000"}
 
 
 ANOTHER_MASTER = b'INSTANCE "VI_1" MASTER_RX_LOWER_PRI 150\n'

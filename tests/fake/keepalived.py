@@ -117,12 +117,12 @@ class Place(Node):
     def awaits(self, fact: Callable[[], bool]) -> None:
         """Wait until keepalived reports so."""
 
-        def said() -> bool:
+        def reported() -> bool:
             with self.network(), suppress(Unknown):
                 return fact()
             return False
 
-        self.until(said, WITHIN, "keepalived is what it was to be")
+        self.until(reported, WITHIN, "keepalived is what it was to be")
 
     def asked(self, followed: Followed = GROUP, *, keepalived: Keepalived = INSTALLED) -> VrrpState:
         """What keepalived reports; on a busy machine it may not answer in time: asked again."""
@@ -153,9 +153,9 @@ class Place(Node):
     def answer(self, keepalived: Keepalived = INSTALLED) -> str | None:
         """The same, once keepalived answers: on a busy machine it is asked again."""
         for _ in range(20):
-            said = self.objection(keepalived)
-            if said is None or "wrote no dump" not in said:
-                return said
+            reported = self.objection(keepalived)
+            if reported is None or "wrote no dump" not in reported:
+                return reported
         raise SilenceError
 
     @contextmanager

@@ -128,15 +128,15 @@ class Follower(Hook):
         """Wait for its end."""
         return super().wait(within)._replace(err=self._log.read_text())
 
-    def send(self, *words: str) -> None:
+    def send(self, *states: str) -> None:
         """Write keepalived's notifications for whom it follows, all at once."""
-        self.write("".join(f"{self._whose} {word} 0\n" for word in words).encode())
+        self.write("".join(f"{self._whose} {state} 0\n" for state in states).encode())
 
-    def write(self, said: bytes) -> None:
+    def write(self, lines: bytes) -> None:
         """Write anything into its FIFO, as fast as it is read."""
         with self.fifo.open("wb", buffering=0) as fifo:
-            while said:
-                said = said[fifo.write(said) :]
+            while lines:
+                lines = lines[fifo.write(lines) :]
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -284,19 +284,19 @@ class Node:
 
     # -- the hook ---------------------------------------------------------------------------
 
-    def arguments(self, *words: str) -> list[str]:
+    def arguments(self, *arguments: str) -> list[str]:
         """The hook's command line, with this node's paths before the arguments."""
         return [
             str(HOOK),
             *("--config", str(self.config)),
             *("--conntrackd", str(self.client)),
             *("--run-dir", str(self.run_dir)),
-            *words,
+            *arguments,
         ]
 
-    def start(self, *words: str, **popen: Any) -> Hook:
+    def start(self, *arguments: str, **popen: Any) -> Hook:
         """Start a hook as keepalived would."""
-        return self.spawn(self.arguments(*words), **popen)
+        return self.spawn(self.arguments(*arguments), **popen)
 
     def spawn(
         self,
@@ -344,9 +344,9 @@ class Node:
         )
         return follower
 
-    def run(self, *words: str, **popen: Any) -> Ended:
+    def run(self, *arguments: str, **popen: Any) -> Ended:
         """Run a hook to its end."""
-        return self.start(*words, **popen).wait()
+        return self.start(*arguments, **popen).wait()
 
     def sh(self, script: str) -> None:
         """Run a script in this node's namespaces, which must succeed."""

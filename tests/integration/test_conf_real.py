@@ -156,10 +156,10 @@ STATEMENTS = {
 }
 
 
-def any_case(*words: str) -> st.SearchStrategy[str]:
+def any_case(*arguments: str) -> st.SearchStrategy[str]:
     """Spell one of the keywords in any case, or with the lexer's `|` for any of its letters."""
-    return st.sampled_from(words).flatmap(
-        lambda word: st.tuples(*(st.sampled_from([c.lower(), c.upper(), "|"]) for c in word)).map(
+    return st.sampled_from(arguments).flatmap(
+        lambda state: st.tuples(*(st.sampled_from([c.lower(), c.upper(), "|"]) for c in state)).map(
             "".join,
         ),
     )
@@ -189,8 +189,8 @@ def files(draw: st.DrawFn) -> bytes:
         st.lists(st.sampled_from(["General", "Sync", "Sync", "Stats"]), max_size=3),
     ):
         lines = draw(st.lists(st.sampled_from(STATEMENTS[section]), max_size=4))
-        for word in [section, "{", *" ".join(lines).split(), "}"]:
-            text += draw(TOKENS.get(word, st.just(word))) + draw(GAPS)
+        for state in [section, "{", *" ".join(lines).split(), "}"]:
+            text += draw(TOKENS.get(state, st.just(state))) + draw(GAPS)
     return text.encode() + draw(st.sampled_from([b"", b"", b"", b"\0{", b"\xff}", b"#"]))
 
 

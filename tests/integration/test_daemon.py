@@ -222,7 +222,7 @@ def test_copies_whose_end_was_not_received_are_reported(lab: Lab) -> None:
     pair.fw2.cut("eth2")
     pair.fw1.flush_kernel()
     pair.fw1.load_entries(500, first=5000)
-    pair.fw2.mend("eth2")
+    pair.fw2.fix("eth2")
     pair.fw2.until(lambda: pair.fw2.external() > 1000, 20, "is sent the newest ones again")
 
     assert (
@@ -246,7 +246,7 @@ def test_what_nobody_holds_any_more_is_called_lost(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("damage", "reports"),
     [
         (lambda text: text + "Nonsense\n", "Nonsense"),
         (lambda _: "", "no Sync section"),
@@ -255,19 +255,19 @@ def test_what_nobody_holds_any_more_is_called_lost(lab: Lab) -> None:
     ids=["a typing error", "empty", "cut"],
 )
 def test_a_configuration_that_was_damaged_in_a_running_pair_costs_no_connection(
-    lab: Lab, spoil: Callable[[str], str], says: str
+    lab: Lab, damage: Callable[[str], str], reports: str
 ) -> None:
     """The daemon has read it before; the client, which reads it again, is given what it needs."""
     pair = replicated(lab, 1000)
     assert become(pair.fw2, "backup")["outcome"] == "ok"
     conf = pair.fw2.path(CONNTRACKD_CONF)
-    conf.write_text(spoil(conf.read_text()))
+    conf.write_text(damage(conf.read_text()))
     assert pair.fw2.client("-s", check=False).returncode == 1
 
     event = become(pair.fw2, "primary")
 
     assert (event["outcome"], event["recovered"]) == ("degraded", 1000)
-    assert says in event["reason"]
+    assert reports in event["reason"]
     assert [step["outcome"] for step in event["steps"]] == ["ok", "ok", "skipped", "ok", "ok"]
     assert pair.fw2.kernel_entries() >= 1000
 
@@ -451,12 +451,12 @@ esac
 """
 
 
-def with_systemd(firewall: Firewall, words: str) -> None:
+def with_systemd(firewall: Firewall, arguments: str) -> None:
     """Make the node look as if systemd ran there, with a unit that has this command line."""
     # Without the machine's own one, which may be a link to somewhere else.
     firewall.run("sh", "-ec", "mkdir -p /run/systemd/system; rm -f /usr/bin/systemctl")
     systemctl = firewall.path("/usr/bin/systemctl")
-    systemctl.write_text(SYSTEMCTL.replace("@WORDS@", words))
+    systemctl.write_text(SYSTEMCTL.replace("@WORDS@", arguments))
     systemctl.chmod(0o755)
 
 
@@ -466,13 +466,13 @@ def systemctl_verbs(firewall: Firewall) -> list[str]:
     return [line.split()[0] for line in calls.read_text().splitlines()] if calls.exists() else []
 
 
-@pytest.mark.parametrize("words", ["", " -C /etc/conntrackd/conntrackd.conf"])
-def test_the_unit_is_started_where_it_runs_this_configuration(lab: Lab, words: str) -> None:
+@pytest.mark.parametrize("arguments", ["", " -C /etc/conntrackd/conntrackd.conf"])
+def test_the_unit_is_started_where_it_runs_this_configuration(lab: Lab, arguments: str) -> None:
     """systemd then knows its daemon; it would refuse after a series of crashes without
     reset-failed, and for ever with the stale lock."""
     pair = replicated(lab, 10)
     pair.fw2.kill_conntrackd()
-    with_systemd(pair.fw2, words)
+    with_systemd(pair.fw2, arguments)
 
     event = become(pair.fw2, "primary")
 

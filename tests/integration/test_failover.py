@@ -40,9 +40,9 @@ def states(firewall: Firewall) -> list[str]:
     return [event["state"] for event in events if event["outcome"] != "superseded"]
 
 
-def is_in_state(firewall: Firewall, word: str) -> bool:
+def is_in_state(firewall: Firewall, notification: str) -> bool:
     """Say whether that is what the firewall was made last, and nothing is under way."""
-    return states(firewall)[-1:] == [word] and firewall.is_quiet()
+    return states(firewall)[-1:] == [notification] and firewall.is_quiet()
 
 
 def replicated(pair: Pair, count: int) -> None:
@@ -126,7 +126,7 @@ def test_a_failback_before_the_old_entries_are_purged_loses_nothing(pair: Pair) 
     finished(pair.fw2, "primary")
     assert traffic.alive(within=WITHIN) == 50
     earlier = ended(pair.fw1)
-    pair.fw1.mend("eth1")
+    pair.fw1.fix("eth1")
     assert finished(pair.fw1, "backup", earlier)[0]["outcome"] == "ok"
     assert pair.fw1.kernel_entries() >= 50
 
@@ -183,7 +183,7 @@ def test_a_switch_that_is_away_for_longer_than_the_purge_costs_nothing(
     gone = time.monotonic()
     until(lambda: time.monotonic() > gone + PURGE_SECONDS + 1, within=WITHIN, what="purge is due")
 
-    getattr(pair, returns).mend("eth1")
+    getattr(pair, returns).fix("eth1")
 
     becomes = primary(pair)
     assert becomes is getattr(pair, returns)
@@ -203,7 +203,7 @@ def test_a_link_that_is_up_for_a_second_between_two_faults_costs_nothing(lab: La
     )  # fmt: skip
 
     for firewall in firewalls:
-        firewall.mend("eth1")
+        firewall.fix("eth1")
     up = time.monotonic()
     until(lambda: time.monotonic() > up + 1, within=WITHIN, what="the link is up for 1 s")
     for firewall in firewalls:
@@ -219,5 +219,5 @@ def test_a_link_that_is_up_for_a_second_between_two_faults_costs_nothing(lab: La
         seconds=PURGE_SECONDS + 1, what="every entry is in one of the tables",
     )  # fmt: skip
     for firewall in firewalls:
-        firewall.mend("eth1")
+        firewall.fix("eth1")
     assert primary(pair).kernel_entries() >= 500

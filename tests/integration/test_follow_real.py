@@ -73,7 +73,7 @@ def forget(firewall: Firewall) -> None:
 
 
 @contextmanager
-def overheard(firewall: Firewall, path: str) -> Iterator[int]:
+def read_along(firewall: Firewall, path: str) -> Iterator[int]:
     """A FIFO of the firewall's, open for whoever reads along."""
     pipe = os.open(firewall.path(path), os.O_RDWR | os.O_NONBLOCK)
     try:
@@ -90,12 +90,12 @@ def read(pipe: int) -> bytes:
         return b""
 
 
-def hear(pipe: int, word: str) -> None:
+def await_line(pipe: int, notification: str) -> None:
     """Read keepalived's lines up to the group's, which comes after those of its instances."""
-    line, said = f'GROUP "G1" {word} '.encode(), b""
-    while line not in said:
-        assert select.select([pipe], [], [], WITHIN)[0], f"no {word} after {said!r}"
-        said += read(pipe)
+    line, reported = f'GROUP "G1" {notification} '.encode(), b""
+    while line not in reported:
+        assert select.select([pipe], [], [], WITHIN)[0], f"no {notification} after {reported!r}"
+        reported += read(pipe)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_fifo_that_keepalived_made_is_followed_wherever_it_makes_it_anew(lab: 
     firewall.cut("eth1")
     finished(firewall, "fault", earlier)
     earlier = ended(firewall)
-    firewall.mend("eth1")
+    firewall.fix("eth1")
     finished(firewall, "primary", earlier)
     firewall.stop_keepalived()
     finished(firewall, "stop", earlier)
@@ -239,9 +239,9 @@ def flip(firewall: Firewall, pipe: int, times: int) -> None:
     """Into fault and back to backup, each as soon as keepalived has told the last; ends there."""
     file = firewall.path(FLIP)
     for number in range(times):
-        value, word = (0, "BACKUP") if number % 2 else (1, "FAULT")
+        value, notification = (0, "BACKUP") if number % 2 else (1, "FAULT")
         file.write_text(f"{value}\n")
-        hear(pipe, word)
+        await_line(pipe, notification)
 
 
 def test_of_a_thousand_flips_the_last_one_decides(lab: Lab) -> None:
@@ -254,7 +254,7 @@ def test_of_a_thousand_flips_the_last_one_decides(lab: Lab) -> None:
         found = pair.fw1.events("transition.finished")[earlier:]
         return [(event["state"], event["outcome"]) for event in found]
 
-    with overheard(pair.fw1, LINES) as pipe:
+    with read_along(pair.fw1, LINES) as pipe:
         read(pipe)
         flip(pair.fw1, pipe, FLIPS // 2)
         pair.fw1.signal(signal.SIGSTOP, *pair.fw1.followers())
@@ -338,8 +338,8 @@ def test_a_follower_that_missed_a_notification_asks_keepalived_for_it(pair: Pair
     pair.fw2.stop_follower()
     pair.fw1.cut()
     pair.fw2.until(pair.fw2.is_master, WITHIN, "is master")
-    with overheard(pair.fw2, FIFO) as pipe:
-        hear(pipe, "MASTER")
+    with read_along(pair.fw2, FIFO) as pipe:
+        await_line(pipe, "MASTER")
 
     pair.fw2.start_follower()
 
@@ -358,11 +358,11 @@ def test_a_follower_that_missed_two_notifications_commits_what_the_peer_has_open
     finished(pair.fw2, "primary")
     traffic = pair.open_connections(CONNECTIONS)
     pair.fw1.until(lambda: pair.fw1.external() >= CONNECTIONS, WITHIN, "holds the copies")
-    pair.fw1.mend("eth1")
-    with overheard(pair.fw1, FIFO) as pipe:
-        hear(pipe, "BACKUP")
+    pair.fw1.fix("eth1")
+    with read_along(pair.fw1, FIFO) as pipe:
+        await_line(pipe, "BACKUP")
         pair.fw2.cut("eth1")
-        hear(pipe, "MASTER")
+        await_line(pipe, "MASTER")
 
     pair.fw1.start_follower()
 
@@ -377,8 +377,8 @@ def test_a_master_without_record_whose_copies_were_not_committed_commits_them(pa
     pair.fw2.stop_follower()
     pair.fw1.cut()
     pair.fw2.until(pair.fw2.is_master, WITHIN, "is master")
-    with overheard(pair.fw2, FIFO) as pipe:
-        hear(pipe, "MASTER")
+    with read_along(pair.fw2, FIFO) as pipe:
+        await_line(pipe, "MASTER")
     forget(pair.fw2)
 
     pair.fw2.start_follower()
@@ -413,7 +413,7 @@ def test_instances_that_disagree_move_nothing_until_they_agree(lab: Lab) -> None
 
     assert firewall.events("keepalived.asked")[-1]["outcome"] == "degraded"
     stays(lambda: ended(firewall) == 0, seconds=2, what="nothing is done")
-    firewall.mend("eth0")
+    firewall.fix("eth0")
     firewall.until(firewall.is_master, WITHIN, "holds both addresses")
     firewall.until(lambda: firewall.was_made("primary"), HEALED, "has asked again")
 
@@ -423,7 +423,7 @@ def test_of_instances_that_disagree_the_one_that_is_followed_counts(lab: Lab) ->
     firewall = alone(lab(wiring="fifo", keepalived=NO_GROUP).fw1)
     firewall.cut("eth0")
     firewall.until(lambda: not firewall.is_master(), WITHIN, "has lost one address")
-    with overheard(firewall, FIFO) as pipe:
+    with read_along(firewall, FIFO) as pipe:
         until(lambda: b"MASTER" in read(pipe), within=WITHIN, what="its words")
 
     firewall.start_follower("--instance", "VI_1")

@@ -242,7 +242,7 @@ def test_a_log_that_nobody_reads_delays_nothing(lab: Lab) -> None:
 # -- bad input --------------------------------------------------------------------------------
 
 
-def spoil(firewall: Firewall, kind: str) -> None:
+def damage(firewall: Firewall, kind: str) -> None:
     """Make the configuration something that it must not be."""
     path = firewall.path(CONNTRACKD_CONF)
     text = path.read_bytes()
@@ -265,8 +265,8 @@ def spoil(firewall: Firewall, kind: str) -> None:
 
 def client_s_words(firewall: Firewall) -> str:
     """What the client itself reports of the configuration: the end of its line."""
-    said = firewall.client("-s", check=False).stderr
-    return said.strip().splitlines()[-1].rpartition("] ")[2]
+    answer = firewall.client("-s", check=False).stderr
+    return answer.strip().splitlines()[-1].rpartition("] ")[2]
 
 
 SPOILT = (
@@ -290,7 +290,7 @@ def test_a_bad_configuration_is_one_clear_line_and_loses_nothing(lab: Lab, kind:
     pair = replicated(lab, 100)
     pair.fw2.load_entries(5, first=500)
     good = pair.fw2.path(CONNTRACKD_CONF).read_bytes()
-    spoil(pair.fw2, kind)
+    damage(pair.fw2, kind)
 
     for state in STATES:
         hook = pair.fw2.hook(state)
@@ -313,14 +313,14 @@ def test_a_file_that_the_client_refuses_gets_the_client_s_own_message(
 ) -> None:
     """It names which line and why, better than we could."""
     pair = lab()
-    spoil(pair.fw2, kind)
-    words = client_s_words(pair.fw2)
-    assert words
+    damage(pair.fw2, kind)
+    arguments = client_s_words(pair.fw2)
+    assert arguments
 
     hook = pair.fw2.hook(state)
 
     assert hook.returncode == 1
-    assert words in hook.stderr
+    assert arguments in hook.stderr
 
 
 @pytest.mark.parametrize("conf", [STATS_ONLY, GENERAL_ONLY], ids=["Stats", "General"])

@@ -32,11 +32,11 @@ def reported(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
     return dict(json.loads(firewall.output(hook).splitlines()[-1]))
 
 
-def ask(path: Path, word: int) -> socket.socket:
+def ask(path: Path, notification: int) -> socket.socket:
     """A client that has asked and does not read the answer, as `conntrackd -e | slow`."""
     client = socket.socket(socket.AF_UNIX)
     client.connect(str(path))
-    client.sendall(struct.pack("i", word))
+    client.sendall(struct.pack("i", notification))
     return client
 
 

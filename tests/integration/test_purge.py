@@ -91,7 +91,7 @@ def meet(firewall: Firewall, option: str, meanwhile: str) -> str:
 def met(firewall: Firewall, option: str) -> list[int]:
     """Who makes the request, as the firewall numbers them: the hook and its client."""
     path = Path(f"/proc/{firewall.pid}/root{_MET.format(option)}")
-    return [int(word) for word in path.read_text().split()] if path.exists() else []
+    return [int(notification) for notification in path.read_text().split()] if path.exists() else []
 
 
 def is_stopped(process: subprocess.Popen[str]) -> bool:
@@ -299,11 +299,11 @@ def test_a_backup_that_is_killed_does_not_stop_a_live_promotion(pair_of: Build) 
     pair = pair_of()
     promotion = pair.fw2.start_hook("--conntrackd", meet(pair.fw2, "-c", HOLD), "primary")
     pair.fw2.until(lambda: met(pair.fw2, "-c"), WITHIN, "is about to commit")
-    younger = pair.fw2.start_hook("backup")
+    newer = pair.fw2.start_hook("backup")
     pair.fw2.until(lambda: tickets(pair.fw2, "backup"), WITHIN, "waits for its turn")
 
-    younger.kill()
-    younger.wait()
+    newer.kill()
+    newer.wait()
     pair.fw2.path(_GO).touch()
 
     assert promotion.wait(timeout=60) == 0
@@ -318,8 +318,8 @@ def test_a_backup_that_still_reads_its_input_does_not_stop_a_live_promotion(
     pair = pair_of()
     promotion = pair.fw2.start_hook("--conntrackd", meet(pair.fw2, "-c", HOLD), "primary")
     pair.fw2.until(lambda: met(pair.fw2, "-c"), WITHIN, "is about to commit")
-    younger = pair.fw2.start_hook("--conntrackd", meet(pair.fw2, "-s", FREEZE), "backup")
-    pair.fw2.until(lambda: is_stopped(younger), WITHIN, "has the client read its configuration")
+    newer = pair.fw2.start_hook("--conntrackd", meet(pair.fw2, "-s", FREEZE), "backup")
+    pair.fw2.until(lambda: is_stopped(newer), WITHIN, "has the client read its configuration")
 
     pair.fw2.path(_GO).touch()
 
@@ -327,11 +327,11 @@ def test_a_backup_that_still_reads_its_input_does_not_stop_a_live_promotion(
     assert pair.fw2.kernel_entries() >= COUNT
 
 
-@pytest.mark.parametrize("youngest", ["primary", "backup"])
-def test_of_twenty_hooks_at_once_the_newest_decides(pair_of: Build, youngest: str) -> None:
+@pytest.mark.parametrize("newest", ["primary", "backup"])
+def test_of_twenty_hooks_at_once_the_newest_decides(pair_of: Build, newest: str) -> None:
     """Each leaves its record, none leaves a ticket or the lock, and nothing is lost."""
     pair = pair_of()
-    states = [*islice(cycle(["backup", "primary", "fault"]), 19), youngest]
+    states = [*islice(cycle(["backup", "primary", "fault"]), 19), newest]
 
     hooks = [pair.fw2.start_hook(state) for state in states]
 
@@ -342,10 +342,10 @@ def test_of_twenty_hooks_at_once_the_newest_decides(pair_of: Build, youngest: st
     assert set(statuses) <= {0, 3, SUPERSEDED}
     assert statuses[-1] == 0
     last = [event["state"] for event in finished if event["outcome"] != "superseded"][-1]
-    assert last == youngest
+    assert last == newest
     assert tickets(pair.fw2) == []
     pair.fw2.run("flock", "--nonblock", "/run/ftfw-transition/lock", "true")
-    if youngest == "primary":
+    if newest == "primary":
         stays(
             lambda: pair.fw2.kernel_entries() >= COUNT,
             seconds=PURGE_SECONDS + 1, what="has every entry",

@@ -53,22 +53,22 @@ def replicating(lab: Lab) -> Pair:
 # -- what a node does -----------------------------------------------------------------------------
 
 
-def program(*words: str) -> tuple[str, ...]:
+def program(*arguments: str) -> tuple[str, ...]:
     """The command line of packets.py, for a user who cannot read the file."""
-    return ("python3", "-c", SCRIPT.read_text(), *words)
+    return ("python3", "-c", SCRIPT.read_text(), *arguments)
 
 
 def send(node: Node, *hexed: str, device: str = "eth0", count: int = 1) -> None:
     """Have a node's root send packets, as they are."""
-    words = ("send", device, str(count), "0")
-    node.run(sys.executable, SCRIPT, *words, input="\n".join(hexed))
+    arguments = ("send", device, str(count), "0")
+    node.run(sys.executable, SCRIPT, *arguments, input="\n".join(hexed))
 
 
 @contextlib.contextmanager
 def flooding(node: Node, *hexed: str) -> Iterator[None]:
     """Send packets again and again meanwhile, up to a thousand times a second."""
-    words = ("send", "eth0", "1000000", "0.001")
-    flooder = node.start(sys.executable, SCRIPT, *words, stdin=subprocess.PIPE)
+    arguments = ("send", "eth0", "1000000", "0.001")
+    flooder = node.start(sys.executable, SCRIPT, *arguments, stdin=subprocess.PIPE)
     assert flooder.stdin is not None
     flooder.stdin.write("\n".join(hexed))
     flooder.stdin.close()
@@ -78,9 +78,9 @@ def flooding(node: Node, *hexed: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def received(node: Node, *words: str) -> Iterator[subprocess.Popen[str]]:
+def received(node: Node, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Receive packets on a node meanwhile; `packets_of` reads them."""
-    receiver = node.start(sys.executable, SCRIPT, *words)
+    receiver = node.start(sys.executable, SCRIPT, *arguments)
     node.until(lambda: "ready" in node.output(receiver), WITHIN, "receives")
     yield receiver
     receiver.terminate()
@@ -128,11 +128,11 @@ def external(firewall: Firewall) -> str:
     return firewall.client("-e").stdout
 
 
-def entries(firewall: Firewall, *words: str) -> list[str]:
+def entries(firewall: Firewall, *arguments: str) -> list[str]:
     """The entries of the kernel's table that have all these arguments."""
     table = firewall.run("conntrack", "-L").stdout.splitlines()
     table += firewall.run("conntrack", "-L", "-f", "ipv6").stdout.splitlines()
-    return [line for line in table if set(words) <= set(line.split())]
+    return [line for line in table if set(arguments) <= set(line.split())]
 
 
 def local(node: Node, device: str) -> str:
@@ -159,9 +159,9 @@ def test_only_root_sends_to_the_replication_port(
 ) -> None:
     """A message that conntrackd accepts from root is refused to every other user."""
     message = packets.replicated(*FORGED, 22, number=100).hex()
-    words = ("datagram", "", DEDICATED_LINK[target], PORT, message)
+    arguments = ("datagram", "", DEDICATED_LINK[target], PORT, message)
 
-    sent = replicating.fw1.run(*UNPRIVILEGED, *program(*words, device)).stdout
+    sent = replicating.fw1.run(*UNPRIVILEGED, *program(*arguments, device)).stdout
 
     assert sent == "EPERM\n"
     replicating.fw1.load_entries(100)

@@ -57,18 +57,18 @@ def named(firewall: Firewall, name: str) -> str:
 
 
 @contextmanager
-def running(firewall: Firewall, *words: str, number: int = 1) -> Iterator[list[int]]:
+def running(firewall: Firewall, *arguments: str, number: int = 1) -> Iterator[list[int]]:
     """Processes of the firewall, by its own numbers, that do nothing until they are ended."""
-    name = Path(words[-1]).name
+    name = Path(arguments[-1]).name
     known = set(firewall.pids(name))
-    started = [firewall.start(*words, "600") for _ in range(number)]
+    started = [firewall.start(*arguments, "600") for _ in range(number)]
 
     def pids() -> list[int]:
         found = firewall.processes()
         return [
             pid
             for pid in set(firewall.pids(name, "600")) - known
-            if words[-1] in found[pid].words and "--" not in found[pid].words
+            if arguments[-1] in found[pid].command and "--" not in found[pid].command
         ]
 
     firewall.until(lambda: len(pids()) == number, what=f"{number} of {name} run")
@@ -110,8 +110,8 @@ def test_a_users_processes_named_keepalived_neither_delay_nor_blind_a_promotion(
     with running(pair.fw2, *USER, named(pair.fw2, "keepalived"), number=30):
         pair.fw2.stop_follower()
         pair.fw2.start_follower()
-        said = pair.fw2.events("keepalived.asked")[-1]
-        assert (said["outcome"], said["reason"].rpartition("; ")[2]) == (
+        reported = pair.fw2.events("keepalived.asked")[-1]
+        assert (reported["outcome"], reported["reason"].rpartition("; ")[2]) == (
             "ok",
             "keepalived reports backup",
         )
@@ -204,8 +204,8 @@ def test_where_processes_are_hidden_the_lock_stays(lab: Lab) -> None:
 
 def lock_file(firewall: Firewall) -> str:
     """Where the firewall's conntrackd has its lock."""
-    words = firewall.path(CONNTRACKD_CONF).read_text().split()
-    return words[words.index("LockFile") + 1]
+    arguments = firewall.path(CONNTRACKD_CONF).read_text().split()
+    return arguments[arguments.index("LockFile") + 1]
 
 
 # -- a guard that cannot be asked ------------------------------------------------------------------
@@ -317,9 +317,9 @@ def test_what_a_user_has_put_in_place_of_the_lock_is_named(lab: Lab, make: str, 
     unlocked = firewall.hook("unlock")
     event = become(firewall, "primary")
 
-    for said in (unlocked.stderr, event["reason"]):
-        assert f"{SHARED}/conntrack.lock is a {kind} of uid 65534" in said
-        assert "only root can write" in said
+    for reported in (unlocked.stderr, event["reason"]):
+        assert f"{SHARED}/conntrack.lock is a {kind} of uid 65534" in reported
+        assert "only root can write" in reported
     assert unlocked.returncode == 1
     assert event["outcome"] == "failed"
 
@@ -327,8 +327,8 @@ def test_what_a_user_has_put_in_place_of_the_lock_is_named(lab: Lab, make: str, 
 def lock_in(directory: str) -> dict[str, str]:
     """An edit of the shipped conntrackd.conf: another directory for its lock."""
     shipped = (Path(__file__).parents[2] / "packaging/conntrackd/conntrackd.conf").read_text()
-    words = shipped.split()
-    before = words[words.index("LockFile") + 1]
+    arguments = shipped.split()
+    before = arguments[arguments.index("LockFile") + 1]
     return {f"LockFile {before}": f"LockFile {directory}/conntrack.lock"}
 
 

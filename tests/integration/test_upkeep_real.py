@@ -111,13 +111,13 @@ def test_a_dedicated_link_that_was_down_is_caught_up_with(lab: Lab) -> None:
     stays(lambda: not lost(pair.fw1), seconds=5, what="nothing to be done yet")
     pair.fw1.load_entries(COUNT, first=COUNT)
     stays(lambda: not lost(pair.fw1), seconds=5, what="nothing to be done yet")
-    pair.fw1.mend("eth2")
+    pair.fw1.fix("eth2")
 
     pair.fw2.until(lambda: pair.fw2.external() >= 2 * COUNT, HEALED, "holds the copies")
     assert not {"-c", "-f", "-t"} & set(requests(pair.fw1, earlier))
     for _ in range(10):
         pair.fw1.cut("eth2")
-        pair.fw1.mend("eth2")
+        pair.fw1.fix("eth2")
     for firewall in (pair.fw1, pair.fw2):
         firewall.until(firewall.is_quiet, WITHIN, "is quiet")
         assert len(lost(firewall)) <= 3
@@ -151,7 +151,7 @@ def test_a_purge_that_was_held_back_is_made_up_for_and_its_firing_is_logged(lab:
     assert finished(pair.fw2, "primary")[0]["recovered"] >= COUNT
     assert pair.fw1.kernel_entries() >= COUNT
 
-    pair.fw1.mend("eth2")
+    pair.fw1.fix("eth2")
 
     (fired,) = pair.fw1.until(lambda: pair.fw1.events("purge.fired"), 2 * HEALED, "has purged")
     assert fired["outcome"] == "ok"
@@ -223,11 +223,11 @@ def test_a_node_whose_keepalived_writes_elsewhere_is_promoted_all_the_same(pair:
     """A FIFO that somebody removed is re-created, but keepalived still writes into the old one."""
     replicated(pair)
     pair.fw2.run("rm", FIFO)
-    deaf = pair.fw2.until(
+    elsewhere = pair.fw2.until(
         lambda: [e for e in pair.fw2.events("keepalived.asked") if e["outcome"] == "degraded"],
         HEALED, "says that it is not written to",
     )  # fmt: skip
-    assert FIFO in deaf[0]["reason"]
+    assert FIFO in elsewhere[0]["reason"]
 
     pair.fw1.cut()
 

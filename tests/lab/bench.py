@@ -58,12 +58,12 @@ def starts() -> None:
         "primary-backup.sh": lambda: _process("sh", str(SCRIPT), "primary"),
     }
     took: dict[str, list[float]] = {}
-    with follower() as say:
+    with follower() as send:
         for _ in range(STARTS):
             for name, way in ways.items():
                 took.setdefault(name, []).append(way())
-            took.setdefault("the follower", []).append(say("MASTER"))
-            say("STOP")
+            took.setdefault("the follower", []).append(send("MASTER"))
+            send("STOP")
     for name, beside in (
         ("the hook", "a bare interpreter with click and sh"),
         ("the follower", "the hook"),
@@ -96,20 +96,20 @@ def follower() -> Iterator[Callable[[str], float]]:
         [COMMAND, "follow", "--group", "G1", fifo], stderr=subprocess.DEVNULL
     )
 
-    def say(word: str) -> float:
+    def send(state: str) -> float:
         before = last.stat().st_ino if last.exists() else 0
         with _started() as wait:
             pipe = os.open(fifo, os.O_WRONLY)
-            os.write(pipe, f'GROUP "G1" {word} 0\n'.encode())
+            os.write(pipe, f'GROUP "G1" {state} 0\n'.encode())
             os.close(pipe)
-            took = wait() if word == "MASTER" else 0.0
+            took = wait() if state == "MASTER" else 0.0
         _await(lambda: last.exists() and last.stat().st_ino != before)
         return took
 
     try:
         _await(fifo.exists)
-        say("STOP")
-        yield say
+        send("STOP")
+        yield send
     finally:
         process.terminate()
         process.wait(timeout=10)

@@ -212,7 +212,7 @@ class Firewall(Node):
         return sorted(
             pid
             for pid, process in self.processes().items()
-            if names & process.words and "follow" not in process.words
+            if names & process.command and "follow" not in process.command
         )
 
     def is_quiet(self) -> bool:
@@ -238,7 +238,7 @@ class Firewall(Node):
         found = {
             pid: process.parent
             for pid, process in self.processes().items()
-            if process.words >= {Path(HOOK).name, "follow"}
+            if process.command >= {Path(HOOK).name, "follow"}
         }
         return sorted(pid for pid, parent in found.items() if parent not in found)
 
@@ -273,5 +273,5 @@ class Firewall(Node):
         parts["journal"] = "\n".join(
             f"<{line.priority}> {line.identifier}: {line.message}" for line in self.journal()
         )
-        told = "".join(f"--- {self.name}: {name}\n{text}\n" for name, text in parts.items())
-        return super().report() + told
+        reported = "".join(f"--- {self.name}: {name}\n{text}\n" for name, text in parts.items())
+        return super().report() + reported

@@ -65,9 +65,9 @@ def seen_from_here(firewall: Firewall, pid: int) -> int:
     raise AssertionError(f"{firewall.name} has no process {pid}")
 
 
-def become(firewall: Firewall, *words: str) -> dict[str, Any]:
+def become(firewall: Firewall, *arguments: str) -> dict[str, Any]:
     """One transition, and its final event with the hook's exit status in it."""
-    hook = firewall.hook(*words, "--json")
+    hook = firewall.hook(*arguments, "--json")
     return {**json.loads(hook.stdout), "exit": hook.returncode}
 
 

@@ -37,7 +37,7 @@ class Process(NamedTuple):
     """A process of a node. Between fork and exec it has its parent's notifications."""
 
     parent: int
-    words: set[str]
+    command: set[str]
     """The arguments of its command line, and the last component of each."""
 
 
@@ -194,13 +194,15 @@ class Node:
                 while not line and state not in "ZX":
                     state, parent, line = _look_at(process)  # it is just being executed
                 arguments = line.split("\0")
-                words = {*arguments, *(name.rpartition("/")[2] for name in arguments)}
-                found[int(process.name)] = Process(parent, words)
+                command = {*arguments, *(name.rpartition("/")[2] for name in arguments)}
+                found[int(process.name)] = Process(parent, command)
         return found
 
-    def pids(self, *words: str) -> list[int]:
+    def pids(self, *arguments: str) -> list[int]:
         """The node's processes, by its own numbers, that have all these arguments."""
-        return sorted(pid for pid, process in self.processes().items() if {*words} <= process.words)
+        return sorted(
+            pid for pid, process in self.processes().items() if {*arguments} <= process.command
+        )
 
     def signal(self, number: signal.Signals, *pids: int) -> None:
         """Signal processes of the node, by the numbers they have there."""
@@ -233,7 +235,7 @@ class Node:
         """Pull cables, all of them if none is named: the carrier is lost on this side."""
         self._set_far_ends(devices, "down")
 
-    def mend(self, *devices: str) -> None:
+    def fix(self, *devices: str) -> None:
         """Plug cables in again, all of them if none is named."""
         self._set_far_ends(devices, "up")
 

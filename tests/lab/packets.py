@@ -189,15 +189,23 @@ def connect(source: str, address: str, port: int, within: float) -> str:
 
 
 if __name__ == "__main__":
-    what, *words = sys.argv[1:]
+    what, *arguments = sys.argv[1:]
     if what == "send":
-        send(words[0], int(words[1]), float(words[2]))
+        send(arguments[0], int(arguments[1]), float(arguments[2]))
     elif what in ("receive", "listen"):
-        for got in receive(words[0]) if what == "receive" else listen(int(words[0])):
+        for got in receive(arguments[0]) if what == "receive" else listen(int(arguments[0])):
             print(got.hex() or "ready", flush=True)
     elif what == "datagram":
-        print(datagram(words[0], words[1], int(words[2]), bytes.fromhex(words[3]), *words[4:]))
+        print(
+            datagram(
+                arguments[0],
+                arguments[1],
+                int(arguments[2]),
+                bytes.fromhex(arguments[3]),
+                *arguments[4:],
+            )
+        )
     elif what == "bind":
-        print(bind(words[0], int(words[1])), flush=True)
+        print(bind(arguments[0], int(arguments[1])), flush=True)
     else:
-        print(connect(words[0], words[1], int(words[2]), float(words[3])))
+        print(connect(arguments[0], arguments[1], int(arguments[2]), float(arguments[3])))

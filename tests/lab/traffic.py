@@ -180,17 +180,17 @@ def client(address: str, port: int, count: int, seconds: float | None = None) ->
                 else:
                     questions.append(sys.stdin.readline() or "finish")
         if not asked and questions:
-            word, _, grace = questions.popleft().partition(" ")
+            state, _, grace = questions.popleft().partition(" ")
             now = time.monotonic()
-            asked = (word.strip(), now, now + float(grace or GRACE))
+            asked = (state.strip(), now, now + float(grace or GRACE))
         if asked:
-            word, since, deadline = asked
+            state, since, deadline = asked
             if time.monotonic() > deadline or all(
                 each.error or each.proven > since for each in connections
             ):
                 print(json.dumps(_summary(connections, since)), flush=True)
                 asked = None
-                if word == "finish":
+                if state == "finish":
                     return
 
 

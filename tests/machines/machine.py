@@ -234,12 +234,12 @@ class Machine(Firewall):
 
     def report(self) -> str:
         """All that the machine has to tell, if it is on."""
-        told = Node.report(self)
+        reported = Node.report(self)
         if self._leader and not self._nspawn.poll():
             for what in (
                 "journalctl --no-pager -o short-precise -n 400", "cat /var/log/conntrackd.log",
                 "conntrackd -s", "ip -br address",
             ):  # fmt: skip
                 result = self.run("sh", "-c", f"{what} 2>&1", check=False)
-                told += f"--- {self.name}: {what}\n{result.stdout}\n"
-        return told
+                reported += f"--- {self.name}: {what}\n{result.stdout}\n"
+        return reported

@@ -184,7 +184,7 @@ class Machines(Pair):
             self.fw2, other = machine, self.fw1
         self._install(machine, 2 if machine is self.fw1 else 3)
         self._address_link(machine)
-        other.mend("eth2")
+        other.fix("eth2")
         machine.up()
         return machine
 

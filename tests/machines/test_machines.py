@@ -161,7 +161,7 @@ def test_connections_outlive_the_loss_of_a_link(pair: Machines) -> None:
     backup.until(lambda: backup.stands("primary"), 10, "has recorded the promotion")
     primary.until(lambda: primary.last()["state"] == "fault", 10, "has recorded the fault")
 
-    primary.mend("eth1")
+    primary.fix("eth1")
 
     assert pair.settled() == (backup, primary)
     assert live.finish() == ALL_ALIVE
@@ -314,7 +314,7 @@ def test_what_is_done_to_the_follower_of_a_live_primary_disturbs_nothing(
     primary, _ = pair.settled()
     package = newer_deb(primary.disk.tree.name.partition("-")[0])
     primary.path("/root/newer.deb").write_bytes(package.read_bytes())
-    said = primary.shell("cat /var/log/conntrackd.log")
+    reported = primary.shell("cat /var/log/conntrackd.log")
 
     renewed("apt-get install -y ./newer.deb")
     assert primary.shell("ftfw-transition --version") == "ftfw-transition 99\n"
@@ -324,7 +324,7 @@ def test_what_is_done_to_the_follower_of_a_live_primary_disturbs_nothing(
 
     # Longer than the follower takes from one look at conntrackd to the next.
     stays(
-        lambda: primary.shell("cat /var/log/conntrackd.log") == said,
+        lambda: primary.shell("cat /var/log/conntrackd.log") == reported,
         seconds=6, what="conntrackd is asked nothing",
     )  # fmt: skip
     assert live.finish() == ALL_ALIVE

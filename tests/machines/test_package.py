@@ -265,9 +265,9 @@ def test_nothing_of_the_callers_changes_what_the_installed_command_runs(machine:
     )
     machine.shell("mkdir other\necho 'raise SystemExit(9)' | tee other/click.py >other/sh.py")
 
-    told = machine.shell("cd other\nPYTHONPATH=$PWD ftfw-transition --version")
+    reported = machine.shell("cd other\nPYTHONPATH=$PWD ftfw-transition --version")
 
-    assert told == f"ftfw-transition {VERSION}\n"
+    assert reported == f"ftfw-transition {VERSION}\n"
 
 
 @on_both
@@ -297,16 +297,16 @@ def test_the_man_page_and_the_completions_are_where_they_are_looked_for(machine:
 @on_both
 def test_a_removal_that_fails_leaves_the_follower_running(machine: Machine) -> None:
     """It is started again if it was enabled, and left alone if it was not."""
-    spoil = (
+    damage = (
         "cp -a $prerm saved\necho exit 1 >>$prerm\n! dpkg --remove ftfw-transition\nmv saved $prerm"
     )
-    spoil = f"prerm=/var/lib/dpkg/info/ftfw-transition.prerm\n{spoil}"
-    machine.shell(spoil)
+    damage = f"prerm=/var/lib/dpkg/info/ftfw-transition.prerm\n{damage}"
+    machine.shell(damage)
     assert is_at_rest(machine)
 
     machine.shell("systemctl enable --now ftfw-transition")
     before = machine.main_pid("ftfw-transition")
-    machine.shell(spoil)
+    machine.shell(damage)
 
     assert machine.show("ftfw-transition", "ActiveState") == "active"
     assert machine.main_pid("ftfw-transition") != before
