@@ -99,7 +99,7 @@ class Committing:
         if not self._requests.starts:
             why = f"conntrackd was restarted, its external cache was new; {why}"
         before = self._requests.status()
-        if not refill.peer.receives(before):
+        if not refill.peer.await_packet(before):
             return Verdict(
                 Outcome.DEGRADED,
                 f"{why}; no packets from a peer that could send it again",

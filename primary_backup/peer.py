@@ -29,7 +29,7 @@ class Peer:
         self.no_packets = False
         """Whether one was waited for long enough, and none came."""
 
-    def receives(self, before: Status) -> bool:
+    def await_packet(self, before: Status) -> bool:
         """Wait for a packet of the peer's, a keep-alive if nothing else; whether one came."""
         deadline = self._requests.clock() + SILENCE_SECONDS
         while not self.receiving and self._requests.clock() < deadline:

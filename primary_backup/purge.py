@@ -62,7 +62,7 @@ class Purging:
         ours = self._requests.ours(status)
         reason = uncovered(status.external, ours, receiving=True, left=left)
         if reason is None:  # only now: a keep-alive of the peer's may take a second
-            receiving = self._peer.receives(status)
+            receiving = self._peer.await_packet(status)
             reason = uncovered(status.external, ours, receiving=receiving, left=left)
         if reason is not None:
             return Verdict(Outcome.SKIPPED, reason)
