@@ -39,7 +39,7 @@ def test_a_burst_costs_a_handful_of_transitions(
         with keepalived_s_end(follower.fifo) as end:
             for state in arguments:
                 os.write(end, f'GROUP "G1" {state} 0\n'.encode())
-    until(lambda: states(follower)[-1:] == [STATES[last].value], f"the last word is {last}")
+    until(lambda: states(follower)[-1:] == [STATES[last].value], f"the last line is {last}")
     follower.goes_round()
     assert states(follower)[-1] == STATES[last].value
     assert len(follower.transitions) <= 8
@@ -274,7 +274,7 @@ def test_a_hook_after_a_burst_is_newer_than_its_notifications(
 ) -> None:
     """1,000 lines were read within a moment: a `fault` that is typed after them is the newest."""
     follower.send(*["BACKUP", "MASTER"] * 500)
-    until(lambda: states(follower)[-1:] == ["primary"], "the last word is MASTER")
+    until(lambda: states(follower)[-1:] == ["primary"], "the last line is MASTER")
     follower.goes_round()
     ended = node.run("fault")
     assert (ended.code, ended.event["outcome"]) == (0, "ok")

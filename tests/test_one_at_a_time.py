@@ -317,7 +317,7 @@ print(enter(Intent(State.PRIMARY, "test"), Settings(*settings), emit, caller).ou
 
 
 def slow(node: Node, message: str, outcome: str) -> list[str]:
-    """A promotion that is slow to log one event: until told."""
+    """A promotion that is slow to log one event: until released."""
     settings = map(str, (node.world, node.config, node.client, node.run_dir, "/no/keepalived"))
     return [sys.executable, "-c", SLOW, *settings, message, outcome]
 

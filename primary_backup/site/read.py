@@ -130,10 +130,10 @@ def _device(text: str) -> str:
     return text
 
 
-def _one_of(*words: str) -> Callable[[Any], Any]:
+def _one_of(*names: str) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
-        if value not in words:
-            raise vol.Invalid(f"{value!r} is none of {', '.join(words)}")
+        if value not in names:
+            raise vol.Invalid(f"{value!r} is none of {', '.join(names)}")
         return value
 
     return check

@@ -252,7 +252,7 @@ class Node:
         (self.world / "on" / request).write_text(do + "\n")
 
     def release(self, name: str) -> None:
-        """Let a client go on that waits until told."""
+        """Let a client go on that waits until released."""
         (self.world / name).touch()
 
     def _calls(self) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from tests.waiting import stays, until
 PURGE_SECONDS = 3
 PURGES_SOON = {"PurgeTimeout 60": f"PurgeTimeout {PURGE_SECONDS}"}
 DEAF = """
-table ip deaf {
+table ip unreached {
     chain input {
         type filter hook input priority -10;
         ip protocol 112 drop
@@ -151,9 +151,9 @@ def test_the_survivor_of_a_split_brain_asserts_itself_and_commits_nothing(pair: 
     stepping_down = ended(pair.fw2)
 
     # fw-1 first: as soon as fw-2 receives of a higher priority it is silent.
-    pair.fw1.run("nft", "delete table ip deaf")
-    pair.fw1.until(lambda: reasserted(pair.fw1), WITHIN, "hears of the other master")
-    pair.fw2.run("nft", "delete table ip deaf")
+    pair.fw1.run("nft", "delete table ip unreached")
+    pair.fw1.until(lambda: reasserted(pair.fw1), WITHIN, "receives the other master")
+    pair.fw2.run("nft", "delete table ip unreached")
 
     assert finished(pair.fw2, "backup", stepping_down)[0]["outcome"] == "ok"
     asserted = reasserted(pair.fw1)[0]

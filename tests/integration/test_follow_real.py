@@ -236,7 +236,7 @@ def test_a_promotion_that_a_stop_of_keepalived_has_ended_is_not_taken_up_again(l
 
 
 def flip(firewall: Firewall, pipe: int, times: int) -> None:
-    """Into fault and back to backup, each as soon as keepalived has told the last; ends there."""
+    """Into fault and back to backup, each once keepalived has reported the last; ends there."""
     file = firewall.path(FLIP)
     for number in range(times):
         value, notification = (0, "BACKUP") if number % 2 else (1, "FAULT")
@@ -424,7 +424,7 @@ def test_of_instances_that_disagree_the_one_that_is_followed_counts(lab: Lab) ->
     firewall.cut("eth0")
     firewall.until(lambda: not firewall.is_master(), WITHIN, "has lost one address")
     with read_along(firewall, FIFO) as pipe:
-        until(lambda: b"MASTER" in read(pipe), within=WITHIN, what="its words")
+        until(lambda: b"MASTER" in read(pipe), within=WITHIN, what="its lines")
 
     firewall.start_follower("--instance", "VI_1")
 

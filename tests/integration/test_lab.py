@@ -67,8 +67,8 @@ def test_a_pulled_cable_moves_both_virtual_addresses(lab: Lab) -> None:
     pair.fw1.cut("eth1")
 
     pair.fw2.until(pair.fw2.is_master, within=20, what="holds both virtual addresses")
-    pair.fw2.until(lambda: pair.fw2.was_made("primary"), within=20, what="is told")
-    pair.fw1.until(lambda: pair.fw1.was_made("fault"), within=20, what="is told")
+    pair.fw2.until(lambda: pair.fw2.was_made("primary"), within=20, what="has its state")
+    pair.fw1.until(lambda: pair.fw1.was_made("fault"), within=20, what="has its state")
     assert not pair.fw1.is_master()
 
 

@@ -79,7 +79,7 @@ def pair_of(lab: Lab) -> Build:
 
 
 def meet(firewall: Firewall, option: str, meanwhile: str) -> str:
-    """Make a client for `--conntrackd` that first does as told when a request has that option."""
+    """Make a client for `--conntrackd` that first runs a script when a request has that option."""
     name = f"/run/lab/client{option}"
     met = _MET.format(option)
     client = firewall.path(name)
@@ -256,7 +256,7 @@ def test_a_promotion_just_as_a_purge_fires_has_every_entry(
     assert fires in log(pair.fw2)
     assert event["outcome"] == "ok", event["reason"]
     assert event["recovered"] >= count
-    # Two in a thousand cannot be told from entries that have expired.
+    # Two in a thousand cannot be distinguished from entries that have expired.
     assert pair.fw2.kernel_entries() >= 0.998 * count
 
 

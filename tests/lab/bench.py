@@ -69,7 +69,7 @@ def starts() -> None:
         ("the follower", "the hook"),
         ("the follower", "primary-backup.sh"),
     ):
-        _report(f"word to `conntrackd -c`, {name}", took[name], beside, took[beside])
+        _report(f"notification to `conntrackd -c`, {name}", took[name], beside, took[beside])
 
 
 def interpreter() -> float:

@@ -117,7 +117,7 @@ class Machines(Pair):
         for machine in self.both:
             for line in commands(self.wiring):
                 machine.shell(line, timeout=120)
-            machine.until(lambda machine=machine: machine.last(), 20, "is told what it is")  # type: ignore[misc]
+            machine.until(lambda machine=machine: machine.last(), 20, "has its first record")  # type: ignore[misc]
         self.settled()
 
     def settled(self, within: float = 30) -> tuple[Machine, Machine]:

@@ -235,7 +235,7 @@ def test_connections_outlive_a_failover_that_no_follower_sees(pair: Machines) ->
     assert live.finish() == ALL_ALIVE
     for machine, states in ((primary, ["primary", "stop", "backup"]), (backup, ["primary"])):
         well = [(state, "ok") for state in states]
-        machine.until(lambda: endings(machine)[-len(well) :] == well, 10, "has told it all")  # noqa: B023
+        machine.until(lambda: endings(machine)[-len(well) :] == well, 10, "has logged it all")  # noqa: B023
         assert machine.show("ftfw-transition", "UnitFileState") == "disabled"
         assert machine.show("ftfw-transition", "ActiveState") == "inactive"
 
