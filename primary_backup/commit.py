@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
 from primary_backup.memory import Earlier
-from primary_backup.peer import Peer
+from primary_backup.peer import RESTARTED, Peer
 from primary_backup.proof import (
     Commit,
     Kernel,
@@ -57,6 +57,7 @@ class Committing:
         self._early: int | None = None
         self._polled_early = False
         self._answered = True
+        self._died = False
         self._most = self._before.entries
         self.seen = Commit(None, 0, self._before.entries)
         self.proven = False
@@ -71,7 +72,8 @@ class Committing:
         done again: it would replace live entries by their copies.
         """
         verdict = self._commit()
-        if self._refill is None or not (self._refill.lacking or self._requests.starts):
+        is_lost = self._died or bool(self._requests.starts)
+        if self._refill is None or not (self._refill.lacking or is_lost):
             return verdict
         return self._refilled(self._refill, verdict)
 
@@ -96,7 +98,7 @@ class Committing:
     def _refilled(self, refill: Refill, verdict: Verdict) -> Verdict:
         """Ask the peer for what was lost: it is not dead where its keepalived or a link is."""
         why = verdict.reason
-        if not self._requests.starts:
+        if not (self._died or self._requests.starts):
             why = f"conntrackd was restarted, its external cache was new; {why}"
         before = self._requests.status()
         if not refill.peer.await_packet(before):
@@ -105,10 +107,11 @@ class Committing:
                 f"{why}; no packets from a peer that could send it again",
                 _WHY_DEAD,
             )
-        self._requests.ask(("-n",))
-        after = refill.peer.answer(before, REFILL_SECONDS)
-        why = f"{why}; the peer has sent {after.replicated - before.replicated} connections"
-        if (after.external or 0) <= (self.seen.expected or 0):
+        answer = refill.peer.fetch(partial(self._requests.ask, ("-n",)), REFILL_SECONDS)
+        if answer is None:
+            return Verdict(Outcome.DEGRADED, f"{why}; {RESTARTED}", _WHY_DEAD)
+        why = f"{why}; the peer has sent {answer.received} connections"
+        if (answer.after.external or 0) <= (self.seen.expected or 0):
             return verdict._replace(reason=why)  # they were all there
         again = self._attempt_again()
         if verdict.outcome is Outcome.DEGRADED and again.outcome is Outcome.OK:
@@ -139,7 +142,6 @@ class Committing:
 
     def _attempt(self) -> Verdict:
         starts = len(self._requests.starts)
-        daemon = self._daemon.identity()
         try:
             before = partial(self._about_to, self._before)
             self._requests.ask(self._options, self._working, before)
@@ -147,13 +149,14 @@ class Committing:
             self._answered = False
         was_dead = len(self._requests.starts) > starts
         if was_dead:
-            daemon = self._daemon.identity()
             starts = len(self._requests.starts)
         self._observe(None)  # what the table got is known, even if the daemon answers no more
         status = self._requests.status()
         if was_dead:
             return self._was_dead(replica=status.external is None)
-        if len(self._requests.starts) > starts or self._daemon.identity() != daemon:
+        if len(self._requests.starts) > starts or self._requests.was_restarted():
+            self._requests.adopt()
+            self._died = True
             self._observe(None)
             return Verdict(
                 Outcome.DEGRADED,

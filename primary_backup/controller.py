@@ -136,6 +136,7 @@ class _Controller:
             steps = tuple(step for step in steps if step.name is not StepName.PURGE)
         requests = Requests(
             daemon,
+            identity=self._memory.daemon,
             start=partial(start, daemon) if self._may_start() else None,
             check=self._turn.check,
             pause=self._turn.pause,
@@ -151,8 +152,8 @@ class _Controller:
         )
         for result in transition.results():
             self._results.append(result)
-            # A daemon that was started meanwhile is another one.
-            self._memory = self._memory.after(result)._replace(daemon=daemon.identity())
+            # One that came by itself meanwhile is not: nothing was proven of it.
+            self._memory = self._memory.after(result)._replace(daemon=requests.identity)
             if result.attempts:
                 self._turn.write(self._memory)
             self._emit("step.finished", step_event(self._name, self._state, result))

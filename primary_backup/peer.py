@@ -1,6 +1,10 @@
 """What is received from the other firewall, by the counters of ``-s``."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from primary_backup.conntrackd.status import Status
+from primary_backup.memory import SocketIdentity
 from primary_backup.requests import Requests
 
 ALIVE_SECONDS = 1.1
@@ -17,6 +21,28 @@ ARRIVING_SECONDS = 30.0
 ENDLESS_MESSAGES = 1
 """A resend queue may keep the last acknowledgement for ever: no connection is in it."""
 POLL_SECONDS = 0.1
+
+
+ASKS = 2
+"""A conntrackd that is restarted during the answer is asked for it once more."""
+RESTARTED = "conntrackd was restarted again and again while the peer's answer arrived"
+
+
+class Answer(NamedTuple):
+    """What the peer sent one daemon, from right before it was asked."""
+
+    before: Status
+    after: Status
+
+    @property
+    def received(self) -> int:
+        """Connections that the external cache, or the kernel table, was given."""
+        return self.after.replicated - self.before.replicated
+
+    @property
+    def older(self) -> int:
+        """Copies in the external cache that the peer did not send."""
+        return (self.after.external or 0) - self.received
 
 
 class Peer:
@@ -38,16 +64,34 @@ class Peer:
         self.no_packets = not self.receiving
         return self.receiving
 
-    def answer(self, before: Status, arriving: float = ARRIVING_SECONDS) -> Status:
-        """Poll until the peer's answer to ``-n`` has arrived whole, or no packet comes.
+    def fetch(self, ask: Callable[[], None], arriving: float = ARRIVING_SECONDS) -> Answer | None:
+        """Ask the peer for all it has, by ``ask``; what came of it until the answer was whole.
 
-        It may be ``arriving`` for so many seconds at most.
+        It may be ``arriving`` for so many seconds at most. None where conntrackd was restarted
+        again and again meanwhile: what one daemon has received its successor does not hold.
         """
+        for _ in range(ASKS):
+            self._requests.adopt()
+            before = self._requests.status()
+            daemon = self._requests.identity
+            ask()
+            after = self._answer(before, daemon, arriving)
+            if after is not None:
+                return Answer(before, after)
+            self.receiving = False
+        return None
+
+    def _answer(
+        self, before: Status, daemon: SocketIdentity | None, arriving: float
+    ) -> Status | None:
+        """Poll until the peer's answer has arrived whole, or no packet comes."""
         asked = moved = self._requests.clock()
         status = before
         while True:
             last, status = status, self._requests.status()
             now = self._requests.clock()
+            if self._requests.daemon.identity() != daemon or status.replicated < last.replicated:
+                return None
             arrived = status.replicated != before.replicated
             if self._receive(before, status) and not arrived:
                 # It may have come up only now: what was asked before that is lost.

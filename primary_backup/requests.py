@@ -7,10 +7,14 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from primary_backup.conntrackd.client import Unanswered, Unreached
 from primary_backup.conntrackd.status import Status
-from primary_backup.proof import Kernel
+from primary_backup.memory import SocketIdentity
+from primary_backup.proof import Kernel, Outcome, Verdict
 from primary_backup.rundir.turn import Halted
 
 T = TypeVar("T")
+
+_RESTARTED = "conntrackd was restarted meanwhile: what the former one has done is not proven"
+_REPEAT = "a follower makes up for it by itself; without one run the same command again"
 
 
 class Daemon(Protocol):
@@ -35,7 +39,7 @@ class Daemon(Protocol):
     def kernel(self) -> Callable[[], Kernel]:
         """Observes the kernel's counters."""
 
-    def identity(self) -> object:
+    def identity(self) -> SocketIdentity | None:
         """What distinguishes this daemon from the next one."""
 
 
@@ -54,6 +58,7 @@ class Requests:
         self,
         daemon: Daemon,
         *,
+        identity: SocketIdentity | None,
         start: Callable[[], tuple[str, str]] | None,
         check: Callable[[], None],
         pause: Callable[[float], None],
@@ -62,12 +67,15 @@ class Requests:
     ) -> None:
         """Take what decides: the daemon, and what may be done with it.
 
-        ``start`` starts a dead daemon, once, and returns the command and what had to be done
-        first; None where that is not ours. ``check`` raises Halted where nothing more may be asked;
-        ``pause`` waits so many seconds, or until halted. ``deadline``: when the whole transition
-        gives up, on the ``clock`` (monotonic seconds).
+        ``identity`` is the daemon's that the steps were chosen for. ``start`` starts a dead
+        daemon, once, and returns the command and what had to be done first; None where that is not
+        ours. ``check`` raises Halted where nothing more may be asked; ``pause`` waits so many
+        seconds, or until halted. ``deadline``: when the whole transition gives up, on the ``clock``
+        (monotonic seconds).
         """
         self.daemon = daemon
+        self.identity = identity
+        """The daemon that is asked: what is proven is true of it alone."""
         self.pause = pause
         self.clock = clock
         self.attempts = 0
@@ -132,7 +140,23 @@ class Requests:
         command, reason = self._start()
         self.starts.append(Start(command, reason, round(self.clock() - began, 4)))
         self.first = None
+        self.adopt()
         return self._retry(call)
+
+    def adopt(self) -> None:
+        """Go on with the daemon that is there now."""
+        self.identity = self.daemon.identity()
+
+    def was_restarted(self) -> bool:
+        """Whether the daemon that was asked has ended, and not by us: its caches are gone."""
+        return self.daemon.identity() != self.identity
+
+    def judge(self, verdict: Verdict) -> Verdict:
+        """The verdict, if the daemon that was asked is still there: else nothing shows it."""
+        if verdict.outcome is not Outcome.OK or not self.was_restarted():
+            return verdict
+        reason = "; ".join(filter(None, (_RESTARTED, verdict.reason)))
+        return Verdict(Outcome.DEGRADED, reason, _REPEAT)
 
     def check(self) -> None:
         """Raise Halted where nothing more may be asked, Unanswered past the deadline."""

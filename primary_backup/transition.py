@@ -7,7 +7,7 @@ from primary_backup.commit import Committing, Refill
 from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
 from primary_backup.conntrackd.start import Unstartable
 from primary_backup.memory import Past
-from primary_backup.peer import Peer
+from primary_backup.peer import RESTARTED, Peer
 from primary_backup.plan import Step, StepName, When
 from primary_backup.proof import (
     Commit,
@@ -92,6 +92,7 @@ class Transition:
             verdict = Verdict(Outcome.SUPERSEDED, str(why))
         except (Unreached, Unanswered, Refused, Unstartable) as error:
             verdict = Verdict(Outcome.FAILED, str(error))
+        verdict = self._requests.judge(verdict)
         command = self._requests.daemon.command(step.options)
         seconds = round(self._requests.clock() - began, 4)
         commit = self._commit if step.name is StepName.COMMIT else None
@@ -213,37 +214,35 @@ class Transition:
 
     def _drop_uncommitted(self, step: Step) -> Verdict:
         """A peer that has just sent what this node holds is running and primary."""
-        before = self._requests.status()
-        self._requests.ask(("-n",), about_to=partial(self._about_to, step, None))
-        after = self._peer.answer(before)
-        ours = self._requests.ours(before) or before.external or 0
-        received = after.replicated - before.replicated
+        about_to = partial(self._about_to, step, None)
+        answer = self._peer.fetch(partial(self._requests.ask, ("-n",), about_to=about_to))
+        if answer is None:
+            return Verdict(Outcome.DEGRADED, RESTARTED, _ASK_AGAIN)
+        before, received = answer.before.external, answer.received
+        ours = self._requests.ours(answer.before) or before or 0
         if received == 0 or not covers(received, ours):
-            return Verdict(
-                Outcome.DEGRADED,
-                f"the uncommitted copies stay: the peer sent {received} of {ours} connections",
-            )
+            sent = f"the peer sent {received} of {ours} connections"
+            return Verdict(Outcome.DEGRADED, f"the uncommitted copies stay: {sent}")
         self._ask(step)
         external = self._requests.status().external
-        verdict = self._flushed(judge_flush(before.external, external), external)
+        verdict = self._flushed(judge_flush(before, external), external)
         if verdict.outcome is Outcome.OK:
             self._left = Left()  # the peer has sent all of what is held here
         return verdict
 
     def _request_resync(self, step: Step) -> Verdict:
-        before = self._requests.status()
-        self._ask(step)
-        after = self._peer.answer(before)
+        answer = self._peer.fetch(partial(self._ask, step))
+        if answer is None:
+            return Verdict(Outcome.DEGRADED, RESTARTED, _ASK_AGAIN)
         if not self._peer.receiving:
             reason = "no packets from the peer on the dedicated link: this node holds no fresh copy"
             return Verdict(Outcome.DEGRADED, reason, _ASK_AGAIN)
-        received = after.replicated - before.replicated
+        received = answer.received
         if received == 0:
             return Verdict(Outcome.OK, "peer is running, nothing to replicate")
         reason = f"{received} connections received from the peer"
-        older = (after.external or 0) - received
-        if not few_copies(older, received):
-            reason += f", beside {older} copies that it did not send: it may have ended them"
+        if not few_copies(answer.older, received):
+            reason += f", beside {answer.older} copies that it did not send: it may have ended them"
         return Verdict(Outcome.OK, reason)
 
     def _purge(self, step: Step) -> Verdict:

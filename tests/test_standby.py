@@ -89,6 +89,72 @@ def test_a_replica_that_was_full_already_is_ok() -> None:
     assert done.outcomes["request-resync"] is Outcome.OK
 
 
+def receiving_its_answer(world: World, accident: Callable[[World], None]) -> World:
+    """A world where something happens once, after the first packets of the peer's answer."""
+
+    def answer(_: Callable[[], bool]) -> None:
+        world.received += 1
+        world.do("-n")
+        if world.asked.count("-n") == 1:
+            world.fates["-s"] = [None, lambda: accident(world)]
+
+    world.acts["-n"] = answer
+    return world
+
+
+def test_a_daemon_that_is_restarted_while_the_answer_arrives_is_asked_again() -> None:
+    """What the former one was sent died with it; the count is the successor's alone."""
+    world = receiving_its_answer(World(holds=500), World.revive)
+    done = carry_out(world, State.BACKUP)
+    assert done.world.asked == ["-n", "-n", "-t"]
+    assert done.reason("request-resync") == "500 connections received from the peer"
+    assert done.outcomes["request-resync"] is Outcome.OK
+    assert world.external == 500
+
+
+def test_a_counter_that_falls_is_a_restart_though_the_socket_is_not_known() -> None:
+    """A file whose socket's path could not be read shows no identity."""
+
+    def restarted(world: World) -> None:
+        world.external = world.replicated = 0
+
+    world = receiving_its_answer(World(holds=500), restarted)
+    carry_out(world, State.BACKUP)
+    assert world.asked[:2] == ["-n", "-n"]
+    assert world.external == 500
+
+
+def test_a_daemon_that_is_restarted_again_and_again_holds_no_replica() -> None:
+    """It is asked twice at most, and what it holds is not known: degraded."""
+    world = World(holds=500)
+    world.acts["-n"] = lambda _: world.revive()
+    done = carry_out(world, State.BACKUP)
+    assert world.asked.count("-n") == 2
+    assert done.outcomes["request-resync"] is Outcome.DEGRADED
+    assert "restarted again and again" in done.reason("request-resync")
+
+
+def test_a_left_copy_stays_where_the_daemon_is_restarted_again_and_again() -> None:
+    """Nothing shows that the peer holds what is here: it is not dropped."""
+    world = World(internal=500, external=900, holds=500)
+    world.acts["-n"] = lambda _: world.revive()
+    done = carry_out(world, State.BACKUP, past=Past(LEFT))
+    assert "-f external" not in world.asked
+    assert done.outcomes["drop-uncommitted"] is Outcome.DEGRADED
+    assert done.uncommitted
+
+
+@pytest.mark.parametrize("request_", ["-f", "-R", "-B"])
+def test_a_step_whose_daemon_was_restarted_is_not_proven(request_: str) -> None:
+    """Its successor's caches look the same, and nothing of it was shown."""
+    world = World(external=500, peer=False)
+    world.acts[request_] = lambda _: world.revive()
+    done = carry_out(world, State.PRIMARY)
+    (found,) = (each for each in done.results if each.command.endswith(request_))
+    assert found.outcome is Outcome.DEGRADED
+    assert "conntrackd was restarted meanwhile" in found.reason
+
+
 def test_a_left_copy_stops_the_purge() -> None:
     """The last promotion did not flush: the copy is ours, old, and covers nothing."""
     done = carry_out(World(internal=500, external=500, holds=0), State.BACKUP, past=Past(LEFT))

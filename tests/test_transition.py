@@ -291,6 +291,33 @@ def test_a_daemon_that_dies_while_committing_proves_nothing() -> None:
     assert "-f" not in world.asked
 
 
+def test_what_died_with_a_committing_daemon_comes_from_a_peer_that_lives() -> None:
+    """Somebody else has started its successor: the peer is asked, and it is committed."""
+    world = World(external=1_000, holds=1_000)
+
+    def die(_: Callable[[], bool]) -> None:
+        world.insert(450)
+        world.revive()
+        del world.acts["-c"]
+
+    world.acts["-c"] = die
+    done = carry_out(world, State.PRIMARY)
+    assert done.outcomes["commit"] is Outcome.DEGRADED
+    assert "1000 of 1000 connections recovered" in done.reason("commit")
+    assert world.asked[:3] == ["-c", "-n", "-c"]
+
+
+def test_a_daemon_that_keeps_dying_is_not_refilled() -> None:
+    """Lost, asked for, and lost again: the record says so, and nothing is flushed."""
+    world = World(external=1_000, holds=1_000)
+    for request in ("-c", "-n"):
+        world.acts[request] = lambda _: world.revive()
+    done = carry_out(world, State.PRIMARY)
+    assert done.outcomes["commit"] is Outcome.DEGRADED
+    assert "restarted again and again" in done.reason("commit")
+    assert "-f" not in world.asked
+
+
 def test_a_refused_flush_degrades() -> None:
     """HashSize ≤ 8192: the daemon ignores the flush and exits 0; the cache's size shows."""
     world = World(external=1_000)

@@ -125,6 +125,17 @@ def test_a_daemon_that_was_restarted_is_brought_back_in_sync(
     assert (intent.state.value, intent.kind) == (state, Kind.REFRESH)
 
 
+def test_a_daemon_that_was_restarted_within_a_transition_is_brought_back_in_sync(
+    node: Node, keeper: Keeper
+) -> None:
+    """The transition has proven nothing of the successor, though it ended with that one."""
+    node.has(internal=50)
+    node.on("-B", "mv $world/ctl $world/old; : >$world/ctl")
+    assert node.run("primary").event["outcome"] == "degraded"
+
+    assert keeper.found().cause == "conntrackd was restarted: its caches are new"
+
+
 def test_a_need_is_not_met_again_at_once(node: Node, keeper: Keeper) -> None:
     """A daemon that keeps dying is no reason for a storm: one act, and one event."""
     node.run("backup")

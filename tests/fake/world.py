@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from primary_backup.conntrackd.client import Unanswered, Unreached
 from primary_backup.conntrackd.status import Status
-from primary_backup.memory import Past
+from primary_backup.memory import Past, SocketIdentity
 from primary_backup.plan import Mode, Replication, State, Step, StepName, plan
 from primary_backup.proof import (
     Commit,
@@ -134,8 +134,8 @@ class World:
         self.on_look()
         return Kernel(self.inserted % 2**32 if self.counts else None, self.entries)
 
-    def identity(self) -> object:
-        return self.daemon_number
+    def identity(self) -> SocketIdentity:
+        return 0, self.daemon_number, 0
 
     def start(self) -> tuple[str, str]:
         self.starts += 1
@@ -251,6 +251,7 @@ def carry_out(
     steps = plan(state, world.replication, again=again)
     requests = Requests(
         world,
+        identity=world.identity(),
         start=world.start if state in (State.PRIMARY, State.BACKUP) else None,
         check=lambda: halt(halted()),
         pause=world.pause,

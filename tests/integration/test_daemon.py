@@ -79,6 +79,53 @@ def test_a_daemon_killed_in_mid_commit_is_started_again_and_what_the_kernel_got_
     assert step(event, "flush")["attempts"] == 0
 
 
+@pytest.mark.parametrize("end", ["kill_conntrackd", "stop_conntrackd"])
+def test_a_backup_whose_conntrackd_ends_while_the_answer_arrives_holds_it_all_the_same(
+    lab: Lab, end: str
+) -> None:
+    """The answer went into the former one's cache: its successor, be it started by the hook or by
+    somebody else, asks for it again."""
+    pair = replicated(lab, 5000)
+    pair.fw2.stop_conntrackd()
+    pair.fw2.start_conntrackd()
+    hook = pair.fw2.start_hook("backup", "--json")
+    pair.fw2.until(lambda: pair.fw2.external() > 0, 20, "the answer arrives")
+    hook.send_signal(signal.SIGSTOP)
+    pair.fw2.until(lambda: pair.fw2.external() == 5000, 20, "the answer has arrived")
+
+    getattr(pair.fw2, end)()
+    if end == "stop_conntrackd":
+        pair.fw2.start_conntrackd()
+    hook.send_signal(signal.SIGCONT)
+    hook.wait(timeout=60)
+
+    event = reported(pair.fw2, hook)
+    assert (event["outcome"], pair.fw2.external()) == ("ok", 5000)
+    assert step(event, "request-resync")["reason"] == "5000 connections received from the peer"
+
+
+def test_a_primary_whose_conntrackd_is_restarted_behind_its_bulk_has_not_proven_it(
+    lab: Lab,
+) -> None:
+    """The successor's resend queue is empty: nothing in it was acknowledged."""
+    pair = replicated(lab, 1000)
+    pair.fw1.cut("eth2")  # the bulk waits in the queue, and the hook for the peer
+    hook = pair.fw1.start_hook("primary", "--json")
+    log = pair.fw1.path("/var/log/conntrackd.log")
+    pair.fw1.until(lambda: "sending bulk update" in log.read_text(), 20, "sends")
+    hook.send_signal(signal.SIGSTOP)
+
+    pair.fw1.stop_conntrackd()
+    pair.fw1.start_conntrackd()
+    hook.send_signal(signal.SIGCONT)
+    hook.wait(timeout=60)
+
+    event = reported(pair.fw1, hook)
+    sent = step(event, "bulk-send")
+    assert (hook.returncode, sent["outcome"]) == (3, "degraded")
+    assert sent["reason"].startswith("conntrackd was restarted meanwhile")
+
+
 # -- stopped ----------------------------------------------------------------------------------
 
 
