@@ -52,6 +52,8 @@ def decide(
     match intent.kind:
         case Kind.PURGE:
             return Decision(plan(State.FAULT, replication))  # as guarded as that of a fault
+        case Kind.REFRESH if state is State.PRIMARY and memory.lacking:
+            again = False  # the peer can be asked for it now
         case Kind.REFRESH if not _must_cancel(state, memory, observed.boot):
             return Decision(refresh(state, replication), live=True)
         case Kind.REFRESH:

@@ -107,12 +107,17 @@ class Memory(NamedTuple):
         """What is left of it for this daemon: another one has lost everything but what it lacks."""
         if daemon is not None and daemon == self.daemon:
             return self
-        return Memory(daemon, lacking=self.stands_by)
+        return Memory(daemon, lacking=self.lacking or self.stands_by or self.owes_commit)
 
     @property
     def stands_by(self) -> bool:
         """Whether the last state was backup or fault."""
         return self.last is not None and self.last.state in PURGES
+
+    @property
+    def owes_commit(self) -> bool:
+        """Whether this node is to be primary, and no commit came to its end."""
+        return self.promotion is not None and not self.promotion.committed
 
     @property
     def has_committed(self) -> bool:
@@ -126,8 +131,7 @@ class Memory(NamedTuple):
     def past(self, state: State, boot: float) -> Past:
         """What a transition to that state has to reckon with."""
         earlier = self._earlier() if state is State.PRIMARY else None
-        pending = self.has_pending_purge(boot)
-        return Past(self.left, purge_pending=pending, earlier=earlier, lacking=self.lacking)
+        return Past(self.left, self.has_pending_purge(boot), earlier, self.lacking)
 
     def _earlier(self) -> Earlier | None:
         """The commit of the promotion that holds, if it was not judged yet."""
@@ -178,11 +182,11 @@ class Memory(NamedTuple):
         cancelled = result.name is StepName.PURGE and not result.purged
         committed = result.name is StepName.COMMIT and result.outcome in ENDED
         answered = result.name is StepName.REQUEST_RESYNC and result.outcome is Outcome.OK
-        memory = self._replace(
-            left=result.left,
-            no_packets=result.no_packets,
-            lacking=(self.lacking or result.name is StepName.START) and not (committed or answered),
-        )
+        lost = result.name is StepName.START and not self.has_committed
+        # A commit makes up for it, unless nobody was there who could send it again.
+        filled = answered or (committed and not result.no_packets)
+        lacking = (self.lacking or lost) and not filled
+        memory = self._replace(left=result.left, no_packets=result.no_packets, lacking=lacking)
         if asked and (result.name in _CANCEL_PURGE or cancelled):
             memory = memory._replace(purge=None)
         if committed and self.promotion is not None:
@@ -204,8 +208,7 @@ class Memory(NamedTuple):
 
 def to_json(memory: Memory, boot_id: str) -> str:
     """A memory as it is stored, with the boot it belongs to; a record is an array."""
-    stored = {"boot": boot_id, **memory._asdict()}
-    return json.dumps(stored, default=lambda name: name.value)
+    return json.dumps({"boot": boot_id, **memory._asdict()}, default=lambda name: name.value)
 
 
 def from_json(text: str, boot_id: str) -> Memory:
@@ -228,7 +231,7 @@ def from_json(text: str, boot_id: str) -> Memory:
         raise ValueError(f"not a memory: {error}") from error
 
 
-def _each(stored: list[Any] | None, read: Callable[[list[Any]], Any]) -> Any:
+def _each(stored: Any, read: Callable[[list[Any]], Any]) -> Any:
     return None if stored is None else read(stored)
 
 
@@ -239,8 +242,7 @@ def _socket(stored: list[Any]) -> SocketIdentity:
 
 def _last(stored: list[Any]) -> Last:
     transition, issued, state, began, outcome, proven = stored
-    ended = None if outcome is None else Outcome(outcome)
-    return Last(transition, Issued(*issued), State(state), began, ended, proven)
+    return Last(transition, Issued(*issued), State(state), began, _each(outcome, Outcome), proven)
 
 
 def _promotion(stored: list[Any]) -> Promotion:

@@ -116,6 +116,10 @@ TABLE = [
     ),
     # A daemon or a peer came back.
     ("refreshed", Kind.REFRESH, State.PRIMARY, left(State.PRIMARY), refresh(State.PRIMARY, FTFW)),
+    ("refreshed, lacking", Kind.REFRESH, State.PRIMARY,
+     left(State.PRIMARY)._replace(lacking=True), FIRST),
+    ("refreshed backup, lacking", Kind.REFRESH, State.BACKUP,
+     Memory(lacking=True), refresh(State.BACKUP, FTFW)),
     ("refreshed backup", Kind.REFRESH, State.BACKUP, Memory(), refresh(State.BACKUP, FTFW)),
     ("refreshed, purge pending", Kind.REFRESH, State.PRIMARY, pending(left(State.BACKUP)), SECOND),
     (

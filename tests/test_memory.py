@@ -94,6 +94,19 @@ def test_another_daemon_lacks_what_a_standby_was_sent(state: State) -> None:
     assert not memory.of(DAEMON).lacking
 
 
+def test_another_daemon_lacks_what_a_promotion_has_not_committed() -> None:
+    """Nor is what the former one lacked in it."""
+    assert begun(Memory(daemon=DAEMON), State.PRIMARY, "one").of((1, 2, 4)).lacking
+    assert promoted(Outcome.FAILED).of((1, 2, 4)).lacking
+    assert not promoted().of((1, 2, 4)).lacking
+    assert Memory(daemon=DAEMON, lacking=True).of((1, 2, 4)).lacking
+
+
+def test_a_primary_that_has_committed_lacks_nothing_where_its_daemon_is_started() -> None:
+    """Its connections are in the kernel."""
+    assert not promoted().after(result(StepName.START)).lacking
+
+
 # -- the promotion ------------------------------------------------------------------------------
 
 
@@ -271,6 +284,7 @@ def test_what_a_step_leaves_is_remembered() -> None:
         (result(StepName.REQUEST_RESYNC), False),
         (result(StepName.REQUEST_RESYNC, Outcome.DEGRADED), True),
         (result(StepName.COMMIT, Outcome.DEGRADED), False),
+        (result(StepName.COMMIT, Outcome.DEGRADED)._replace(no_packets=True), True),
         (result(StepName.COMMIT, Outcome.FAILED), True),
         (result(StepName.RESYNC), True),
     ],

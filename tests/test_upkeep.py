@@ -168,6 +168,23 @@ def test_a_transition_that_failed_is_made_again(node: Node, keeper: Keeper) -> N
     assert (intent.state, intent.kind) == (State.PRIMARY, Kind.BECOME)
 
 
+@pytest.mark.parametrize("accident", ["dead", "restarted"])
+def test_a_promotion_that_failed_is_made_again_whatever_its_daemon_met(
+    node: Node, keeper: Keeper, accident: str
+) -> None:
+    """It has not brought back what it should: the daemon alone is not what is missing."""
+    node.on("-c", 'refuse "no"')
+    assert node.run("primary").code == 1
+    (node.world / "on" / "-c").unlink()
+    if accident == "dead":
+        node.on("any", "unreached")
+    else:
+        replace_daemon(node)
+    intent = keeper.poll()
+    assert intent is not None
+    assert (intent.state, intent.kind) == (State.PRIMARY, Kind.BECOME)
+
+
 def test_a_transition_that_is_under_way_is_left_alone(node: Node, keeper: Keeper) -> None:
     """Nothing is even polled."""
     node.on("-c", WAITS)

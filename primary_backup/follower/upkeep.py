@@ -70,7 +70,9 @@ class Upkeep:
             self._event("purge.resumed", Outcome.OK, need.value)
         else:
             self._event("sync.lost", Outcome.DEGRADED, need.value)
-        return Intent(memory.last.state, need.value, _KINDS.get(need, Kind.REFRESH))
+        # A promotion is still owed, whatever has become of its daemon.
+        kind = Kind.BECOME if memory.owes_commit else _KINDS.get(need, Kind.REFRESH)
+        return Intent(memory.last.state, need.value, kind)
 
     def _need(self, memory: Memory, last: Last) -> Need | None:
         conf = read_conf(self._settings.config)

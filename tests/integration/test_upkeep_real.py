@@ -124,6 +124,41 @@ def test_a_dedicated_link_that_was_down_is_caught_up_with(lab: Lab) -> None:
     assert pair.fw2.external() >= 2 * COUNT
 
 
+def test_a_promotion_whose_conntrackd_could_not_start_is_still_owed(pair: Pair) -> None:
+    """Once it starts, it is given what the living peer holds, and that is committed."""
+    replicated(pair)
+    pair.fw2.ip("link set eth2 down", "link set eth2 name away")
+    pair.fw2.kill_conntrackd()  # it does not start without the interface of its file
+    pair.fw1.stop_keepalived()
+    pair.fw2.until(
+        lambda: any(event["outcome"] == "failed" for event in finished(pair.fw2, "primary")),
+        HEALED, "cannot start it",
+    )  # fmt: skip
+    assert pair.fw2.kernel_entries() < COUNT
+
+    pair.fw2.ip("link set away name eth2", "link set eth2 up")
+
+    pair.fw2.until(lambda: pair.fw2.kernel_entries() >= COUNT, 2 * HEALED, "has committed them")
+    assert finished(pair.fw2, "primary", 2)[-1]["recovered"] >= COUNT
+
+
+def test_a_primary_that_lacks_the_replica_asks_once_the_peer_s_packets_arrive(pair: Pair) -> None:
+    """Its conntrackd was restarted while the dedicated link was down: what the failover could not
+    bring back is asked for as soon as it can be."""
+    replicated(pair)
+    pair.fw2.cut("eth2")
+    pair.fw2.stop_conntrackd()
+    pair.fw2.client("-d", check=False)  # the follower may be faster
+    pair.fw1.stop_keepalived()
+    event = finished(pair.fw2, "primary")[0]
+    assert (event["outcome"], event["recovered"] < COUNT) == ("degraded", True)
+
+    pair.fw2.fix("eth2")
+
+    pair.fw2.until(lambda: pair.fw2.kernel_entries() >= COUNT, 2 * HEALED, "has committed them")
+    assert finished(pair.fw2, "primary", 2)[-1]["recovered"] >= COUNT
+
+
 def test_a_daemon_that_dies_again_and_again_is_not_started_in_a_storm(pair: Pair) -> None:
     """Each time it takes longer until the next attempt: two in twelve seconds."""
 
