@@ -154,6 +154,15 @@ def test_an_unreached_daemon_is_asked_again(node: Node) -> None:
     assert node.asked == ["-c", "-c", "-c", "-f", "-R", "-B"]
 
 
+@pytest.mark.parametrize("request_", ["-s", "-c"])
+def test_a_daemon_that_ends_before_it_is_asked_is_asked_again(node: Node, request_: str) -> None:
+    """The client connects, and is killed by SIGPIPE when it sends: the request was not made."""
+    node.on(request_, "get tries; put tries $((value + 1)); [ $value -ge 2 ] || kill -PIPE $$")
+    ended = node.run("primary")
+    assert (ended.code, ended.event["outcome"]) == (0, "ok")
+    assert node.number("tries") >= 3
+
+
 DOWN = '[ -e $world/up ] || [ "$request" = -d ] || unreached'
 
 

@@ -6,6 +6,7 @@ its configuration, 0 for everything the daemon then does or ignores (local.c, ma
 """
 
 import os
+import signal
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -99,6 +100,8 @@ class Daemon(NamedTuple):
             raise Refused(f"{error}; install conntrackd, or name it with --conntrackd") from error
         except OSError as error:  # no process or memory left: nothing was sent
             raise Unreached(f"the client cannot be started: {error.strerror}") from error
+        if finished.code == -signal.SIGPIPE:  # it sends once, four bytes
+            raise Unreached("conntrackd ended before it was asked")
         if finished.code is None or finished.code < 0:
             raise Unanswered(f"conntrackd did not answer {' '.join(options)} in time")
         if finished.code == 0:

@@ -50,6 +50,18 @@ def step(event: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(found)
 
 
+def stop(firewall: Firewall, hook: subprocess.Popen[str]) -> None:
+    """Stop a hook between two requests: the client that it may have started ends by itself."""
+    hook.send_signal(signal.SIGSTOP)
+    ours = firewall.hooks_running()
+
+    def no_client() -> bool:
+        children = (each for each in firewall.processes().values() if each.parent in ours)
+        return not any(each.command - {""} for each in children)
+
+    firewall.until(no_client, 20, "no client runs")
+
+
 # -- killed -----------------------------------------------------------------------------------
 
 
@@ -90,7 +102,7 @@ def test_a_backup_whose_conntrackd_ends_while_the_answer_arrives_holds_it_all_th
     pair.fw2.start_conntrackd()
     hook = pair.fw2.start_hook("backup", "--json")
     pair.fw2.until(lambda: pair.fw2.external() > 0, 20, "the answer arrives")
-    hook.send_signal(signal.SIGSTOP)
+    stop(pair.fw2, hook)
     pair.fw2.until(lambda: pair.fw2.external() == 5000, 20, "the answer has arrived")
 
     getattr(pair.fw2, end)()
@@ -113,7 +125,7 @@ def test_a_primary_whose_conntrackd_is_restarted_behind_its_bulk_has_not_proven_
     hook = pair.fw1.start_hook("primary", "--json")
     log = pair.fw1.path("/var/log/conntrackd.log")
     pair.fw1.until(lambda: "sending bulk update" in log.read_text(), 20, "sends")
-    hook.send_signal(signal.SIGSTOP)
+    stop(pair.fw1, hook)
 
     pair.fw1.stop_conntrackd()
     pair.fw1.start_conntrackd()
