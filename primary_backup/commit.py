@@ -72,10 +72,14 @@ class Committing:
         done again: it would replace live entries by their copies.
         """
         verdict = self._commit()
-        is_lost = self._died or bool(self._requests.starts)
-        if self._refill is None or not (self._refill.lacking or is_lost):
+        if self._refill is None or not (self._refill.lacking or self._has_died):
             return verdict
         return self._refilled(self._refill, verdict)
+
+    @property
+    def _has_died(self) -> bool:
+        """Whether the daemon that was asked first has ended, whoever has started another one."""
+        return self._died or bool(self._requests.starts)
 
     def _commit(self) -> Verdict:
         if self._earlier is not None:
@@ -98,7 +102,7 @@ class Committing:
     def _refilled(self, refill: Refill, verdict: Verdict) -> Verdict:
         """Ask the peer for what was lost: it is not dead where its keepalived or a link is."""
         why = verdict.reason
-        if not (self._died or self._requests.starts):
+        if not self._has_died:
             why = f"conntrackd was restarted, its external cache was new; {why}"
         before = self._requests.status()
         if not refill.peer.await_packet(before):

@@ -152,7 +152,7 @@ class _Controller:
         )
         for result in transition.results():
             self._results.append(result)
-            # One that came by itself meanwhile is not: nothing was proven of it.
+            # Of a daemon that was restarted meanwhile, and not by us, nothing is proven.
             self._memory = self._memory.after(result)._replace(daemon=requests.identity)
             if result.attempts:
                 self._turn.write(self._memory)

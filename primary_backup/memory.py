@@ -183,7 +183,7 @@ class Memory(NamedTuple):
         committed = result.name is StepName.COMMIT and result.outcome in ENDED
         answered = result.name is StepName.REQUEST_RESYNC and result.outcome is Outcome.OK
         lost = result.name is StepName.START and not self.has_committed
-        # A commit makes up for it, unless nobody was there who could send it again.
+        # A commit makes up for it, unless no packets came of a peer that could send it again.
         filled = answered or (committed and not result.no_packets)
         lacking = (self.lacking or lost) and not filled
         memory = self._replace(left=result.left, no_packets=result.no_packets, lacking=lacking)

@@ -21,8 +21,6 @@ ARRIVING_SECONDS = 30.0
 ENDLESS_MESSAGES = 1
 """A resend queue may keep the last acknowledgement for ever: no connection is in it."""
 POLL_SECONDS = 0.1
-
-
 ASKS = 2
 """A conntrackd that is restarted during the answer is asked for it once more."""
 RESTARTED = "conntrackd was restarted again and again while the peer's answer arrived"

@@ -292,7 +292,7 @@ def test_a_daemon_that_dies_while_committing_proves_nothing() -> None:
 
 
 def test_what_died_with_a_committing_daemon_comes_from_a_peer_that_lives() -> None:
-    """Somebody else has started its successor: the peer is asked, and it is committed."""
+    """systemd has started another daemon: the peer is asked, and its answer is committed."""
     world = World(external=1_000, holds=1_000)
 
     def die(_: Callable[[], bool]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -11,12 +10,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.lab.firewall import CONNTRACKD_CONF, Firewall
-from tests.lab.moments import become, in_mid_commit, inserted, replicated, seen_from_here
+from tests.lab.moments import (
+    become,
+    in_mid_commit,
+    inserted,
+    replicated,
+    reported,
+    seen_from_here,
+    step,
+)
 from tests.lab.pair import Lab
 
 LOCK = "/run/conntrackd/conntrack.lock"
@@ -37,17 +43,6 @@ Sync {
     UDP { IPv4_address 127.0.0.1 IPv4_Destination_Address 127.0.0.1 Port 3781 Interface lo }
 }
 """
-
-
-def reported(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
-    """The final event that a started hook has printed; what is wrong may stand before it."""
-    return dict(json.loads(firewall.output(hook).splitlines()[-1]))
-
-
-def step(event: dict[str, Any], name: str) -> dict[str, Any]:
-    """One of the steps of an event."""
-    (found,) = (each for each in event["steps"] if each["name"] == name)
-    return dict(found)
 
 
 def stop(firewall: Firewall, hook: subprocess.Popen[str]) -> None:
@@ -95,8 +90,8 @@ def test_a_daemon_killed_in_mid_commit_is_started_again_and_what_the_kernel_got_
 def test_a_backup_whose_conntrackd_ends_while_the_answer_arrives_holds_it_all_the_same(
     lab: Lab, end: str
 ) -> None:
-    """The answer went into the former one's cache: its successor, be it started by the hook or by
-    somebody else, asks for it again."""
+    """The answer went into the former one's cache: a daemon that the hook or another program has
+    started asks for it again."""
     pair = replicated(lab, 5000)
     pair.fw2.stop_conntrackd()
     pair.fw2.start_conntrackd()

@@ -6,7 +6,6 @@ import contextlib
 import json
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from tests.lab.firewall import CONNTRACKD_CONF, Firewall
 from tests.lab.journal import Message
-from tests.lab.moments import in_mid_commit, inserted, replicated
+from tests.lab.moments import in_mid_commit, inserted, replicated, reported
 from tests.lab.pair import Lab, Pair
 
 RUN_DIR = "/run/ftfw-transition"
@@ -37,11 +36,6 @@ GENERAL_ONLY = STATS_ONLY.replace("Stats { LogFile on }\n", "")
 def file_of(firewall: Firewall, path: str) -> Path:
     """A file of the firewall, which runs nothing for it; no part of the path may be a link."""
     return Path(f"/proc/{firewall.pid}/root{path}")
-
-
-def reported(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
-    """The final event that a started hook has printed; what is wrong may stand before it."""
-    return dict(json.loads(firewall.output(hook).splitlines()[-1]))
 
 
 def record(firewall: Firewall) -> dict[str, Any]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import struct
-import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.lab.firewall import Firewall
-from tests.lab.moments import become, in_mid_commit, inserted, replicated, seen_from_here, step
+from tests.lab.moments import (
+    become,
+    in_mid_commit,
+    inserted,
+    replicated,
+    reported,
+    seen_from_here,
+    step,
+)
 from tests.lab.pair import Lab
 
 SOCKET = "/var/run/conntrackd.ctl"
@@ -25,11 +29,6 @@ EXPECTATIONS = {"# ExpectationSync On": "ExpectationSync On"}
 DUMP_EXTERNAL, COMMIT = 17, 46
 """The client's numbers for -e and -c (conntrackd.h)."""
 LARGEST_TABLE = 1 << 20
-
-
-def reported(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
-    """The final event that a started hook has printed; what is wrong may stand before it."""
-    return dict(json.loads(firewall.output(hook).splitlines()[-1]))
 
 
 def ask(path: Path, notification: int) -> socket.socket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,6 +70,11 @@ def become(firewall: Firewall, *arguments: str) -> dict[str, Any]:
     """One transition, and its final event with the hook's exit status in it."""
     hook = firewall.hook(*arguments, "--json")
     return {**json.loads(hook.stdout), "exit": hook.returncode}
+
+
+def reported(firewall: Firewall, hook: subprocess.Popen[str]) -> dict[str, Any]:
+    """The final event that a started hook has printed; what is wrong may stand before it."""
+    return dict(json.loads(firewall.output(hook).splitlines()[-1]))
 
 
 def step(event: Mapping[str, Any], name: str) -> dict[str, Any]:
