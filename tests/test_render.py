@@ -183,7 +183,10 @@ def test_with_hooks_no_file_knows_a_follower() -> None:
     """No service is made, named or waited for that the site does without."""
     fifo, hooks = (render(SITE._replace(wiring=wiring), "fw-1") for wiring in WIRINGS)
 
-    assert fifo.keys() - hooks.keys() == {"systemd/ftfw-transition.service"}
+    assert fifo.keys() - hooks.keys() == {
+        "systemd/ftfw-transition.service",
+        "default/ftfw-transition",
+    }
     for path, text in hooks.items():
         of_it = re.compile(r"follow|fifo|ftfw-transition\.service", re.IGNORECASE)
         assert list(filter(of_it.search, code(text))) == [], path

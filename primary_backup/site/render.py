@@ -18,7 +18,8 @@ _TITLES = {
     "notrack": "NOTRACK",
     "alarm": "ALARM",
 }
-FOLLOWER = "systemd/ftfw-transition.service"
+FOLLOWER = frozenset({"systemd/ftfw-transition.service", "default/ftfw-transition"})
+"""What hooks do without."""
 TEMPLATES = os.path.join(os.path.dirname(__file__), "templates")
 EXAMPLE = os.path.join(os.path.dirname(__file__), "example.toml")
 """The site file of which the files in packaging/ are the rendering."""
@@ -73,7 +74,7 @@ def render(site: Site, name: str) -> dict[str, str]:
     return {
         path: environment.get_template(path).render(values)
         for path in environment.list_templates()
-        if site.wiring == "fifo" or path != FOLLOWER
+        if site.wiring == "fifo" or path not in FOLLOWER
     }
 
 

@@ -19,6 +19,7 @@ from .pair import ALL_ALIVE, Live, Machines, removal
 OF_OTHERS = (
     "/root/",
     "/etc/conntrackd/conntrackd.conf",
+    "/etc/default/ftfw-transition",
     "/etc/keepalived/keepalived.conf",
     "/etc/modules-load.d/ftfw.conf",
     "/etc/sysctl.d/ftfw.conf",
