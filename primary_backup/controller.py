@@ -35,6 +35,8 @@ class Ending(NamedTuple):
     event: dict[str, Any]
     line: str
     trouble: tuple[str, ...]
+    unrecorded: Memory | None
+    """What the next transition must know, where it could not be stored."""
 
 
 def enter(intent: Intent, settings: Settings, emit: Emit, caller: Caller) -> Ending:
@@ -232,7 +234,8 @@ class _Controller:
         line = self._emit("transition.finished", event)
         self._remember(verdict.outcome, line)
         trouble = (*self._turn.trouble, *([failure] if failure else ()))
-        return Ending(verdict.outcome, event, line, trouble)
+        unrecorded = None if self._turn.records else self._memory
+        return Ending(verdict.outcome, event, line, trouble, unrecorded)
 
     def _remember(self, outcome: Outcome, line: str) -> None:
         last = self._memory.last

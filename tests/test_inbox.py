@@ -405,3 +405,21 @@ def test_a_fifo_that_filled_up_during_a_transition_may_have_too(
         fill(end, b'GROUP "G2" MASTER 0\n')
     node.release("go")
     follower.reported("keepalived.asked", "the FIFO was full")
+
+
+def test_half_a_line_may_have_cost_the_next_notification(node: Node, follower: Follower) -> None:
+    """What another program has begun and keepalived ended is no line: keepalived is asked."""
+    with keepalived_s_end(node.fifo) as end:
+        os.write(end, b'GROUP "G1" BACKGROUP "G1" MASTER 0\n')
+    follower.reported("keepalived.asked", "is not one of keepalived's")
+
+
+def test_whose_lines_are_not_followed_is_known() -> None:
+    """The newest last, each once, and no more than a few."""
+    with inbox() as (box, write):
+        write(lines(*(b'GROUP "%d" MASTER 0' % number for number in range(30))))
+        write(lines(b'INSTANCE "VI_1" MASTER 0', *OURS, b'GROUP "25" FAULT 0'))
+        box.read()
+
+        assert list(box.others)[-2:] == ['INSTANCE "VI_1"', 'GROUP "25"']
+        assert len(box.others) == len(set(box.others)) == 20

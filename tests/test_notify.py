@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from primary_backup.keepalived.notify import (
     STATES,
+    UNREPORTED_DOWN_SECONDS,
     Followed,
     Instance,
     Notification,
     read_arguments,
     read_dump,
+    sender,
 )
 from primary_backup.plan import State
 
@@ -232,15 +234,63 @@ def test_a_number_is_a_state_or_none_yet(number: int, state: State | None) -> No
     assert instance.state is state
 
 
+@pytest.mark.parametrize(
+    ("data", "seconds"),
+    [
+        ({"version": 3, "master_adver_int": 0.2, "effective_priority": 100}, 0.721875),
+        ({"version": 2, "master_adver_int": 1.0, "effective_priority": 254}, 3.0078125),
+        ({"version": 2, "master_adver_int": 1.0}, UNREPORTED_DOWN_SECONDS),
+        ({"version": 3, "master_adver_int": -1, "effective_priority": 0}, UNREPORTED_DOWN_SECONDS),
+        (
+            {"version": 3, "master_adver_int": float("nan"), "effective_priority": 0},
+            UNREPORTED_DOWN_SECONDS,
+        ),
+    ],
+)
+def test_the_master_down_interval_is_that_of_the_protocol(
+    data: dict[str, Any], seconds: float
+) -> None:
+    """3 adverts of the master's and the skew of this node's priority: RFC 5798, and RFC 3768."""
+    (instance,) = read_dump([entry(**data)])
+    assert instance.down_seconds == pytest.approx(seconds)
+
+
+def test_the_addresses_of_a_master_are_read() -> None:
+    """With a prefix length or without, those in the adverts and those beside them."""
+    vips, evips = ["10.0.0.1 dev eth1 scope global", "10.0.0.2/24 dev eth1"], ["fd00::1 dev eth1"]
+    (instance,) = read_dump([entry(vips=[*vips, ""], evips=evips)])
+    assert instance.addresses == ("10.0.0.1", "10.0.0.2", "fd00::1")
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (b'GROUP "firewall" MASTER 0', 'GROUP "firewall"'),
+        (b'INSTANCE "VI_1" MASTER_PRIORITY 150', 'INSTANCE "VI_1"'),
+        (b'GROUP "G1" BACKGROUP "G1" MASTER 0', None),
+        (b'GROUP "G1" MASTER', None),
+    ],
+)
+def test_the_sender_of_a_line_is_known(line: bytes, named: str | None) -> None:
+    """Whether it is followed or not; half a line in front of another is nobody's."""
+    assert sender(line) == named
+
+
 NUMBERS = st.integers() | st.floats()
 JSON = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=5,
 )
+OPTIONAL = ("vips", "evips", "version", "master_adver_int", "effective_priority")
 ENTRIES = st.fixed_dictionaries(
     {
-        "data": st.fixed_dictionaries({"iname": JSON, "state": JSON, "last_transition": NUMBERS})
+        "data": st.fixed_dictionaries(
+            {"iname": JSON, "state": JSON, "last_transition": NUMBERS},
+            optional=dict.fromkeys(
+                ("vips", "evips", "version", "master_adver_int", "effective_priority"), JSON
+            ),
+        )
         | JSON,
         "stats": st.fixed_dictionaries({"become_master": JSON}) | JSON,
     }

@@ -6,9 +6,14 @@ from typing import NamedTuple
 
 from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived.fifo import Fifo
-from primary_backup.keepalived.notify import Followed
+from primary_backup.keepalived.notify import Followed, sender
 from primary_backup.plan import State
 from primary_backup.system.proc import TICKS_PER_SECOND, Issued, boot_seconds, own_start
+
+_MOST_NAMED = 20
+"""So many groups and instances are remembered, however many lines name others."""
+FULL = "the FIFO was full: notifications may have been lost"
+_UNREADABLE = "a line of the FIFO is not one of keepalived's: a notification may have been lost"
 
 
 class Queued(NamedTuple):
@@ -28,8 +33,12 @@ class Inbox:
         self._numbers = itertools.count(1)
         self._master = False
         self.waiting: Queued | None = None
-        self.lost = False
-        """Whether newer notifications than these may have found the FIFO full."""
+        self.newest: Queued | None = None
+        """The newest that was ever queued, carried out or not."""
+        self.lost = ""
+        """Why a notification may be lost; empty where none is."""
+        self.others: dict[str, None] = {}
+        """The groups and instances of the lines that are not ours, the newest last."""
 
     def issued(self) -> Issued:
         """When a notification is issued that is read now: newer than every one before it."""
@@ -38,9 +47,12 @@ class Inbox:
     def read(self) -> Queued | None:
         """Read all there is; the newest notification that is not carried out yet."""
         lines = self.fifo.lines()
-        self.lost = self.lost or self.fifo.overflowed
+        if self.fifo.overflowed:
+            self.lost = FULL
         for line in lines:
             notification = self._followed.read_line(line)
+            if notification is None:
+                self._note(sender(line))
             if notification is None or (notification.reassert and not self._master):
                 continue
             self._master = notification.state is State.PRIMARY
@@ -50,6 +62,16 @@ class Inbox:
             cause = f"keepalived: {line.decode(errors='replace')}"
             self._put(Intent(notification.state, cause, kind), self.issued())
         return self.waiting
+
+    def _note(self, other: str | None) -> None:
+        """Note whose line was not ours; None: it is none of keepalived's."""
+        if other is None:
+            self.lost = self.lost or _UNREADABLE
+        elif other != str(self._followed):
+            self.others.pop(other, None)
+            self.others[other] = None
+            if len(self.others) > _MOST_NAMED:
+                del self.others[next(iter(self.others))]
 
     def answer(self, intent: Intent, before: Queued | None) -> None:
         """Queue keepalived's answer as if it were a line; it replaces ``before``.
@@ -96,4 +118,4 @@ class Inbox:
         if before is not None and (before.stepped_down or before.state is not State.PRIMARY):
             intent = intent._replace(stepped_down=True)
         self._master = intent.state is State.PRIMARY
-        self.waiting = Queued(intent, issued)
+        self.waiting = self.newest = Queued(intent, issued)

@@ -16,6 +16,7 @@ from primary_backup.conntrackd.conf import ConfError, read_conf
 from primary_backup.controller import Emit, enter
 from primary_backup.follower.backoff import Backoff
 from primary_backup.follower.inbox import Inbox, Queued
+from primary_backup.follower.leftovers import has_stored, unfinished
 from primary_backup.follower.reconcile import Reconciler
 from primary_backup.follower.upkeep import POLL_SECONDS, Upkeep
 from primary_backup.intent import Intent, Kind
@@ -24,7 +25,6 @@ from primary_backup.keepalived.notify import Followed
 from primary_backup.plan import State
 from primary_backup.proof import Outcome
 from primary_backup.rundir.directory import RunDir, Unusable
-from primary_backup.rundir.tickets import take_unfinished
 from primary_backup.rundir.turn import Caller, Halted
 from primary_backup.settings import Settings
 from primary_backup.system.systemd import Service
@@ -83,9 +83,9 @@ class Follower:
         """Follow until SIGTERM or SIGINT; raises NoFifo where the FIFO is taken away."""
         self._service.notify(READY="1", STATUS=f"following {self._inbox.fifo.path}")
         self._event("follow.started", Outcome.OK, f"following {self._inbox.fifo.path}")
-        issued, unfinished = self._inbox.issued(), self._unfinished()
-        if not self._reconciler.ask("the follower has started") and unfinished is not None:
-            self._inbox.propose(unfinished, issued)
+        issued, left = self._inbox.issued(), unfinished(self._settings.run_dir)
+        if not self._reconciler.ask("the follower has started") and left is not None:
+            self._inbox.propose(left, issued)
         while not self._signals:
             self._service.pet_watchdog()
             if self._hangup:
@@ -96,8 +96,8 @@ class Follower:
             self._inbox.read()
             if self._inbox.lost and self._losses.allows(time.monotonic()):
                 self._losses.take(time.monotonic())
-                self._inbox.lost = False
-                self._reconciler.ask("the FIFO was full: notifications may have been lost")
+                why, self._inbox.lost = self._inbox.lost, ""
+                self._reconciler.ask(why, lost=True)
             taken = self._inbox.take()
             if taken is not None and not self._is_too_often(taken.intent):
                 self._act(taken)
@@ -173,7 +173,7 @@ class Follower:
         """With nothing else to do: poll keepalived, then the daemon; try a refused intent again."""
         issued, now = self._inbox.issued(), time.monotonic()
         self._reconciler.poll()
-        if self._inbox.waiting is not None:
+        if self._inbox.waiting is not None or not self._is_recorded():
             return
         intent: Intent | None = None
         if self._refused is not None and self._retries.allows(now):
@@ -188,18 +188,15 @@ class Follower:
         if intent is not None:
             self._inbox.propose(intent, issued)
 
-    # -- notifications ----------------------------------------------------------------------
+    def _is_recorded(self) -> bool:
+        """Whether the record is of the last transition: an older one's state is not the present."""
+        memory = self._reconciler.unrecorded
+        if memory is not None and has_stored(self._settings.run_dir, memory):
+            self._reconciler.unrecorded = None
+            self._event("record.stored", Outcome.OK, "the last transition's record is stored now")
+        return self._reconciler.unrecorded is None
 
-    def _unfinished(self) -> Intent | None:
-        """What a process that was killed has left unfinished."""
-        try:
-            with contextlib.closing(RunDir(self._settings.run_dir)) as run_dir:
-                ticket, last = take_unfinished(run_dir), run_dir.recall().last
-        except Unusable:
-            return None  # every transition reports it
-        if ticket is None or (last is not None and ticket.issued < last.issued):
-            return None
-        return Intent(ticket.state, "resuming the transition that a killed process left unfinished")
+    # -- notifications ----------------------------------------------------------------------
 
     def _act(self, taken: Queued) -> None:
         running = taken.intent
@@ -224,6 +221,7 @@ class Follower:
         if superseded and self._inbox.fifo.is_replaced():
             self._inbox.propose(running, self._inbox.issued())  # until the new one has a line
         begun = event["steps"] or self._signals
+        self._reconciler.unrecorded = ending.unrecorded
         self._refused = running if ending.outcome is Outcome.FAILED and not begun else None
         if self._refused is not None:
             self._retries.take(time.monotonic())

@@ -1,15 +1,17 @@
 """keepalived's state against ours: asked where no line in the FIFO reports it."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 
 from primary_backup.follower.backoff import Backoff
 from primary_backup.follower.continuity import Continuity
 from primary_backup.follower.inbox import Inbox, Queued
+from primary_backup.follower.unreported import Silence, explain
 from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived.dump import Unknown
-from primary_backup.keepalived.fifo import writes
+from primary_backup.keepalived.fifo import readers, writes
 from primary_backup.keepalived.notify import Followed
 from primary_backup.keepalived.state import Keepalived, NotRunning, VrrpState
 from primary_backup.memory import Memory
@@ -18,9 +20,12 @@ from primary_backup.proof import ENDED, Outcome
 from primary_backup.rundir.directory import RunDir, Unusable
 from primary_backup.rundir.turn import Halted
 from primary_backup.settings import Settings
+from primary_backup.system.addresses import has_address
 from primary_backup.system.identity import Daemons
 from primary_backup.system.proc import boot_seconds
 
+ASK_SECONDS = 60.0
+"""So often keepalived is asked with nothing under way; it writes a line into its log each time."""
 _MOST_NAMED = 20
 """So many programs are named in the log, however many a container starts under new paths."""
 
@@ -47,16 +52,22 @@ class Reconciler:
         self._backoff = Backoff()
         self._unanswered = ""
         self._compared = ""
+        self._asked = -math.inf
         self._observed: VrrpState | None = None
         self._polls_elsewhere = 0
         self._elsewhere = ""
         self._named: set[str] = set()
+        self.unrecorded: Memory | None = None
+        """What the last transition left, where it could not be stored."""
         self.stopped = False
         """Whether keepalived does not run, so that there is nothing to keep up."""
 
-    def ask(self, why: str) -> bool:
-        """Bring about the state that it reports: lines may have been lost. Whether it answered."""
-        before = self._inbox.read()
+    def ask(self, why: str, *, lost: bool = False) -> bool:
+        """Bring about the state that it reports; whether it answered.
+
+        ``lost``: a line of this keepalived's may have been lost, else there was none to be read.
+        """
+        before, self._asked = self._inbox.read(), time.monotonic()
         try:
             reported = self._keepalived(before).vrrp_state(self._followed)
         except Halted:
@@ -67,9 +78,12 @@ class Reconciler:
             self._is_unknown(why, error)
             return False
         self._unanswered = ""
+        memory = self._memory()
         why = f"{why}; keepalived reports {reported.state.value}"
         self._event("keepalived.asked", Outcome.OK, why)
-        self._answer(reported, self._memory(), why, before)
+        if lost:
+            self._name_difference(reported, memory)
+        self._answer(reported, memory, why, before)
         return True
 
     def _is_unknown(self, why: str, error: Unknown) -> None:
@@ -95,8 +109,12 @@ class Reconciler:
             self._backoff.take(now)
             self.ask("asked again")
             return
-        if not elsewhere and _name(memory) == self._compared:
+        if found.none:
+            self._asked = -math.inf  # as soon as one runs
             return
+        if not elsewhere and not self._is_due(now, memory):
+            return
+        self._asked = now
         try:
             reported = self._keepalived(None).vrrp_state(self._followed)
         except Halted:
@@ -108,18 +126,63 @@ class Reconciler:
         self._name_elsewhere(elsewhere)
         self._compare(reported, memory, elsewhere=elsewhere)
 
+    def _is_due(self, now: float, memory: Memory) -> bool:
+        """Whether keepalived is to be asked, though it writes into our FIFO."""
+        if _name(memory) != self._compared or now - self._asked >= ASK_SECONDS:
+            return True
+        purge = memory.purge
+        if purge is not None and not purge.forced and memory.has_pending_purge(boot_seconds()):
+            return True  # it destroys the connections of a master
+        return self._contradicts(memory)
+
+    def _contradicts(self, memory: Memory) -> bool:
+        """Whether the virtual addresses are here and we are no primary, or the reverse."""
+        addresses = self._observed.addresses if self._observed is not None else ()
+        found = {has_address(address) for address in addresses} - {None}
+        is_primary = memory.last is not None and memory.last.state is State.PRIMARY
+        return found == {not is_primary}
+
     def _compare(self, reported: VrrpState, memory: Memory, *, elsewhere: bool) -> None:
         """Act on a state that differs from ours, or has changed without a line."""
         last, compared = memory.last, self._compared
         if last is not None and last.outcome is not None:  # else it is compared again
             self._compared = _name(memory)
         observed, self._observed = self._observed, reported._replace(since=0.0)
+        unreported = _name(memory) == compared  # else a command may have been typed
         changed = elsewhere and observed not in (None, self._observed)
+        if unreported and observed is not None:
+            changed = changed or observed.promotions != reported.promotions
         if last is not None and last.state is reported.state and not changed:
             if last.outcome in ENDED:
                 self._continuity.note(reported, memory)
-        elif changed or _name(memory) != compared or observed is None:
+            if self._contradicts(memory):
+                self._backoff.take(time.monotonic())  # an address was added or removed by hand
+        elif not self._is_tried_again(reported, memory):
+            if unreported:
+                self._name_difference(reported, memory)
             self._answer(reported, memory, f"keepalived reports {reported.state.value}")
+
+    def _is_tried_again(self, reported: VrrpState, memory: Memory) -> bool:
+        """Whether that state was read of, but its transition was refused before it began."""
+        newest = self._inbox.newest
+        if newest is None or newest.intent.state is not reported.state:
+            return False
+        return memory.last is None or memory.last.issued < newest.issued
+
+    def _name_difference(self, reported: VrrpState, memory: Memory) -> None:
+        """Report a state that no line in the FIFO did."""
+        ours = memory.last.state if memory.last is not None else None
+        if ours is reported.state or self._inbox.read() is not None:
+            return
+        found, fifo = Keepalived(self._program).daemons(), self._inbox.fifo
+        silence = Silence(
+            self._followed,
+            fifo.path,
+            tuple(self._inbox.others),
+            readers(found, fifo.fileno()),
+            writes(found, fifo.fileno()) is not False,
+        )
+        self._event("keepalived.differs", Outcome.DEGRADED, explain(reported.state, ours, silence))
 
     def _keepalived(self, before: Queued | None) -> Keepalived:
         """keepalived, asked until there is a signal or a newer notification than ``before``."""
@@ -172,6 +235,8 @@ class Reconciler:
 
     def _memory(self) -> Memory:
         """What the last transition left, the follower's or another process's."""
+        if self.unrecorded is not None:
+            return self.unrecorded
         with (
             contextlib.suppress(Unusable),  # every transition reports it
             contextlib.closing(RunDir(self._run_dir)) as run_dir,

@@ -119,6 +119,26 @@ def writes(found: Daemons, fifo: int) -> bool | None:
     return any(os.path.samestat(each, ours) for pid in found.installed for each in _opened(pid))
 
 
+def readers(found: Daemons, fifo: int) -> tuple[str, ...]:
+    """The other processes that have that FIFO open, by our descriptor, but for keepalived's."""
+    ours = os.fstat(fifo)
+    known = {os.getpid(), *found.installed}
+    pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())
+    return tuple(
+        f"{_called(pid)} (pid {pid})"
+        for pid in pids
+        if pid not in known and any(os.path.samestat(each, ours) for each in _opened(pid))
+    )
+
+
+def _called(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return "a process"
+
+
 def _opened(pid: int) -> Iterator[os.stat_result]:
     with contextlib.suppress(OSError):  # it has ended meanwhile
         for name in os.listdir(f"/proc/{pid}/fd"):

@@ -15,6 +15,10 @@ STATES = {
 }
 _REASSERT = "MASTER_RX_LOWER_PRI"
 _LINE = re.compile(r'(GROUP|INSTANCE) "([^"]+)" ([A-Z_]+) [0-9]+', re.ASCII)
+UNREPORTED_DOWN_SECONDS = 4.0
+"""A master-down interval longer than that of the protocol's default, an advert a second."""
+_LONGEST_DOWN_SECONDS = 1000.0
+"""More than three times an advert of 255 s."""
 _STATE_NUMBERS = {1: State.BACKUP, 2: State.PRIMARY, 3: State.FAULT}
 """The ``state`` of keepalived's JSON dump; 0 is INIT (vrrp.h)."""
 
@@ -28,12 +32,22 @@ class Notification(NamedTuple):
     """A primary that received a lower-priority advert: its entries are live, none is committed."""
 
 
+def sender(line: bytes) -> str | None:
+    """The group or instance that a line of the FIFO is of; None where it is not keepalived's."""
+    match = _LINE.fullmatch(line.decode(errors="surrogateescape"))
+    return f'{match[1]} "{match[2]}"' if match else None
+
+
 class Followed(NamedTuple):
     """Whose notifications count: a sync group's or an instance's."""
 
     kind: str
     """``GROUP`` or ``INSTANCE``."""
     name: str
+
+    def __str__(self) -> str:
+        """As keepalived writes it."""
+        return f'{self.kind} "{self.name}"'
 
     def read_line(self, line: bytes) -> Notification | None:
         """The notification in a line of the FIFO, without its newline.
@@ -61,6 +75,10 @@ class Instance(NamedTuple):
     """Of its last transition, or of keepalived's last reload: seconds of the wall clock."""
     promotions: int
     """How often this keepalived has made it master; a reload does not change it."""
+    addresses: tuple[str, ...] = ()
+    """Those that it has as a master: without a prefix length."""
+    down_seconds: float = UNREPORTED_DOWN_SECONDS
+    """How long no advert of a master comes before a backup takes over (RFC 5798, 6.1)."""
 
 
 def read_dump(dump: Any) -> tuple[Instance, ...]:
@@ -74,11 +92,33 @@ def read_dump(dump: Any) -> tuple[Instance, ...]:
                 _STATE_NUMBERS.get(each["data"]["state"]),
                 float(each["data"]["last_transition"]),
                 int(each["stats"]["become_master"]),
+                _addresses(each["data"]),
+                _down_seconds(each["data"]),
             )
             for each in dump
         )
     except (KeyError, TypeError, OverflowError) as error:
         raise ValueError("not a dump of keepalived's instances") from error
+
+
+def _addresses(data: dict[str, Any]) -> tuple[str, ...]:
+    """The first field of each: ``10.10.0.1 dev eth1 scope global``, or with its prefix length."""
+    listed = [each for name in ("vips", "evips") for each in _list(data.get(name))]
+    return tuple(each.split()[0].partition("/")[0] for each in listed if each.strip())
+
+
+def _list(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _down_seconds(data: dict[str, Any]) -> float:
+    """Three adverts of the master's and a skew, which version 2 counts in seconds (RFC 3768)."""
+    try:
+        advert, skew = float(data["master_adver_int"]), 1 - int(data["effective_priority"]) / 256
+        seconds = 3 * advert + (skew if data["version"] == 2 else skew * advert)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return UNREPORTED_DOWN_SECONDS
+    return seconds if 0 < seconds < _LONGEST_DOWN_SECONDS else UNREPORTED_DOWN_SECONDS
 
 
 def read_arguments(arguments: tuple[str, ...]) -> Notification:

@@ -50,6 +50,8 @@ class VrrpState(NamedTuple):
     """When each keepalived and its children were started, in ticks: a respawned one differs."""
     promotions: dict[str, int]
     """How often each instance has become master."""
+    addresses: tuple[str, ...] = ()
+    """Those that it has as a master."""
 
 
 class Keepalived(NamedTuple):
@@ -92,6 +94,7 @@ class Keepalived(NamedTuple):
             max(each.since for each in instances),
             _starts(found.installed, set(answers)),
             {each.name: each.promotions for each in instances},
+            tuple(address for each in instances for address in each.addresses),
         )
 
     def objection(self) -> Verdict | None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tests.lab.firewall import RUN_DIR, Firewall
 from tests.lab.moments import asked
 from tests.lab.pair import Pair
@@ -39,3 +44,29 @@ def requests(firewall: Firewall, earlier: int = 0) -> list[str]:
 def lost(firewall: Firewall) -> list[str]:
     """Why the follower found its node out of sync, each time it did."""
     return [event["reason"] for event in firewall.events("sync.lost")]
+
+
+@contextmanager
+def read_along(firewall: Firewall, path: str) -> Iterator[int]:
+    """A FIFO of the firewall's, open for whoever reads along."""
+    pipe = os.open(firewall.path(path), os.O_RDWR | os.O_NONBLOCK)
+    try:
+        yield pipe
+    finally:
+        os.close(pipe)
+
+
+def read(pipe: int) -> bytes:
+    """What is in it now, which nobody else will read any more."""
+    try:
+        return os.read(pipe, 1 << 16)
+    except BlockingIOError:
+        return b""
+
+
+def await_line(pipe: int, notification: str) -> None:
+    """Read keepalived's lines up to the group's, which comes after those of its instances."""
+    line, reported = f'GROUP "G1" {notification} '.encode(), b""
+    while line not in reported:
+        assert select.select([pipe], [], [], WITHIN)[0], f"no {notification} after {reported!r}"
+        reported += read(pipe)

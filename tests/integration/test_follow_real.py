@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import select
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,8 +13,11 @@ from tests.integration.following import (
     FIFO,
     HEALED,
     WITHIN,
+    await_line,
     lost,
     opened,
+    read,
+    read_along,
     replicated,
     requests,
 )
@@ -70,32 +69,6 @@ def alone(firewall: Firewall) -> Firewall:
 def forget(firewall: Firewall) -> None:
     """Let there be no record of what the firewall was made."""
     firewall.run("rm", "-f", f"{RUN_DIR}/memory.json", f"{RUN_DIR}/promotion")
-
-
-@contextmanager
-def read_along(firewall: Firewall, path: str) -> Iterator[int]:
-    """A FIFO of the firewall's, open for whoever reads along."""
-    pipe = os.open(firewall.path(path), os.O_RDWR | os.O_NONBLOCK)
-    try:
-        yield pipe
-    finally:
-        os.close(pipe)
-
-
-def read(pipe: int) -> bytes:
-    """What is in it now, which nobody else will read any more."""
-    try:
-        return os.read(pipe, 1 << 16)
-    except BlockingIOError:
-        return b""
-
-
-def await_line(pipe: int, notification: str) -> None:
-    """Read keepalived's lines up to the group's, which comes after those of its instances."""
-    line, reported = f'GROUP "G1" {notification} '.encode(), b""
-    while line not in reported:
-        assert select.select([pipe], [], [], WITHIN)[0], f"no {notification} after {reported!r}"
-        reported += read(pipe)
 
 
 @pytest.fixture
