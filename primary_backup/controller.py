@@ -106,10 +106,8 @@ class _Controller:
         """Wait for the turn, and decide by what is found then."""
         taken = self._turn.take()
         self._began = boot_seconds()
-        daemon = self._accepted.daemon
-        self._memory = taken.memory.of(daemon.identity())
-        resumes = self._intent.kind is Kind.RESUME
-        caches = self._caches() if resumes and asks_caches(self._intent, self._memory) else None
+        self._memory = taken.memory.of(self._accepted.daemon.identity())
+        caches = self._caches() if asks_caches(self._intent, self._memory) else None
         observed = Observed(self._caller.issued, self._began, taken.other_states, caches)
         decision = decide(self._intent, self._memory, self._accepted.replication, observed)
         if decision.forget_promotion:
@@ -150,6 +148,7 @@ class _Controller:
             past,
             about_to=self._about_to,
             objection=self._objection,
+            awaits_bulk=decision.awaits_bulk and not self._intent.force,
             purge_seconds=self._purge_seconds,
         )
         for result in transition.results():
@@ -164,8 +163,8 @@ class _Controller:
 
     def _may_start(self) -> bool:
         """Whether a dead daemon is started: in no fault, and by no other file than its own."""
-        wanted = self._state in STARTS_DAEMON or self._intent.kind is Kind.REFRESH
-        return wanted and self._accepted.is_own
+        wanted = self._state in STARTS_DAEMON and not self._intent.kind.is_of_the_purge_alone
+        return (wanted or self._intent.kind is Kind.REFRESH) and self._accepted.is_own
 
     @property
     def _purge_seconds(self) -> int:
@@ -183,13 +182,15 @@ class _Controller:
             return
         self._turn.write(self._memory)
 
-    def _objection(self) -> Verdict | None:
-        """Why keepalived's state forbids a purge; ended by a newer notification."""
+    def _objection(self, bulk: bool) -> Verdict | None:  # noqa: FBT001  # what was observed
+        """Why another node is not certainly master; ended by a newer notification."""
         if self._intent.force:
             return None
-        from primary_backup.keepalived.state import Keepalived  # a promotion needs nothing of it
+        from primary_backup.keepalived.guard import objection  # a promotion needs nothing of it
+        from primary_backup.keepalived.state import Keepalived
 
-        return Keepalived(self._settings.keepalived, self._turn.check).objection()
+        keepalived = Keepalived(self._settings.keepalived, self._turn.check)
+        return objection(keepalived, self._turn.pause, bulk=bulk)
 
     def _compare(self) -> None:
         """After a manual ``primary``, note if keepalived reports that this node is not master.
@@ -234,14 +235,13 @@ class _Controller:
         line = self._emit("transition.finished", event)
         self._remember(verdict.outcome, line)
         trouble = (*self._turn.trouble, *([failure] if failure else ()))
-        unrecorded = None if self._turn.records else self._memory
-        return Ending(verdict.outcome, event, line, trouble, unrecorded)
+        missing = None if self._turn.records else self._memory
+        return Ending(verdict.outcome, event, line, trouble, missing)
 
     def _remember(self, outcome: Outcome, line: str) -> None:
         last = self._memory.last
         if last is not None and last.transition == self._name:
-            # A deferred purge is not all of a backup's steps.
-            whole = bool(self._results) and self._intent.kind is not Kind.PURGE
+            whole = bool(self._results) and not self._intent.kind.is_of_the_purge_alone
             proven = boot_seconds() if whole and outcome is Outcome.OK else None
             self._memory = self._memory.ended(outcome, proven)
             self._turn.write(self._memory)

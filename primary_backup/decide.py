@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from primary_backup.intent import Intent, Kind
 from primary_backup.memory import Memory
-from primary_backup.plan import Replication, State, Step, plan, refresh
+from primary_backup.plan import Replication, State, Step, StepName, plan, refresh
 from primary_backup.proof import ENDED, Outcome, is_committed
 from primary_backup.system.proc import Issued
 
@@ -38,6 +38,8 @@ class Decision(NamedTuple):
     """Why nothing is to be asked; None where something is."""
     forget_promotion: bool = False
     """keepalived has left this state since the last promotion: the next one is a first one."""
+    awaits_bulk: bool = False
+    """This node was primary until now: a peer that is promoted sends it everything, unasked."""
     live: bool = False
     """This node has been in that state: a primary's entries are not to be committed."""
 
@@ -50,8 +52,8 @@ def decide(
     if _is_done(state, memory, observed.issued) and last is not None:
         return Decision(nothing=f"already done by transition {last.transition}")
     match intent.kind:
-        case Kind.PURGE:
-            return Decision(plan(State.FAULT, replication))  # as guarded as that of a fault
+        case Kind.PURGE | Kind.DISARM:
+            return Decision(_purge(intent.kind, replication))
         case Kind.REFRESH if state is State.PRIMARY and memory.lacking:
             again = False  # the peer can be asked for it now
         case Kind.REFRESH if not _must_cancel(state, memory, observed.boot):
@@ -73,7 +75,15 @@ def decide(
         case _:
             again = _is_second(memory, observed)
     steps = plan(state, replication, again=again and state is State.PRIMARY)
-    return Decision(steps, live=intent.kind in (Kind.REFRESH, Kind.RESUME))
+    awaits_bulk = state is State.FAULT and last is not None and last.state is State.PRIMARY
+    return Decision(steps, awaits_bulk=awaits_bulk, live=intent.kind in (Kind.REFRESH, Kind.RESUME))
+
+
+def _purge(kind: Kind, replication: Replication | None) -> tuple[Step, ...]:
+    """What asks for a purge, as guarded as that of a fault, or only what cancels it."""
+    steps = plan(State.FAULT, replication)
+    cancels = kind is Kind.DISARM
+    return tuple(step for step in steps if not (cancels and step.name is StepName.PURGE))
 
 
 def asks_caches(intent: Intent, memory: Memory) -> bool:

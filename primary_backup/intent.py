@@ -19,6 +19,13 @@ class Kind(Enum):
     """Those that bring a node back in sync which is in this state already."""
     PURGE = "purge"
     """The purge that was deferred."""
+    DISARM = "disarm"
+    """Those that cancel a pending purge."""
+
+    @property
+    def is_of_the_purge_alone(self) -> bool:
+        """Whether it is not all of a state's steps."""
+        return self in (Kind.PURGE, Kind.DISARM)
 
 
 class Intent(NamedTuple):

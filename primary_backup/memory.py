@@ -191,8 +191,9 @@ class Memory(NamedTuple):
             memory = memory._replace(purge=None)
         if committed and self.promotion is not None:
             memory = memory._replace(promotion=self.promotion._replace(committed=True))
-        if result.name in (StepName.PURGE, StepName.COMMIT):
-            memory = memory._replace(deferred=result.deferred)
+        disarmed = asked and result.name is StepName.DISARM
+        if disarmed or result.name in (StepName.PURGE, StepName.COMMIT):
+            memory = memory._replace(deferred=disarmed or result.deferred)
         return memory
 
     def ended(self, outcome: Outcome, proven: float | None) -> "Memory":
@@ -218,7 +219,7 @@ def from_json(text: str, boot_id: str) -> Memory:
         if stored["boot"] != boot_id:
             return Memory()
         return Memory(
-            daemon=_each(stored["daemon"], _socket),
+            daemon=_each(stored["daemon"], lambda found: (found[0], found[1], found[2])),
             last=_each(stored["last"], _last),
             promotion=_each(stored["promotion"], _promotion),
             purge=_each(stored["purge"], lambda purge: Purge(*purge)),
@@ -227,17 +228,12 @@ def from_json(text: str, boot_id: str) -> Memory:
             lacking=stored["lacking"],
             deferred=stored["deferred"],
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"not a memory: {error}") from error
 
 
 def _each(stored: Any, read: Callable[[list[Any]], Any]) -> Any:
     return None if stored is None else read(stored)
-
-
-def _socket(stored: list[Any]) -> SocketIdentity:
-    device, inode, changed = stored
-    return device, inode, changed
 
 
 def _last(stored: list[Any]) -> Last:

@@ -9,8 +9,12 @@ from primary_backup.conntrackd.client import Unreached
 from primary_backup.conntrackd.status import Status
 from primary_backup.peer import Peer
 from primary_backup.plan import Step, When
-from primary_backup.proof import Left, Outcome, Verdict, few_copies, uncovered
+from primary_backup.proof import Left, Outcome, Verdict, covers, few_copies, uncovered
 from primary_backup.requests import Requests
+
+BULK_SECONDS = 10.0
+"""How long a new primary may take for its commit, and then for sending everything."""
+POLL_SECONDS = 0.1
 
 
 class Purging:
@@ -21,13 +25,20 @@ class Purging:
         requests: Requests,
         plan: tuple[Step, ...],
         peer: Peer,
-        objection: Callable[[], Verdict | None],
+        objection: Callable[[bool], Verdict | None],
+        *,
+        awaits_bulk: bool,
     ) -> None:
-        """``plan`` has the steps that cancel a purge; ``objection`` is keepalived's, or None."""
+        """Take what decides.
+
+        ``plan`` has the steps that cancel a purge. ``objection`` is keepalived's, or None, given
+        whether a bulk came that this node did not ask for; ``awaits_bulk``: one may come.
+        """
         self._requests = requests
         self._plan = plan
         self._peer = peer
         self._objection = objection
+        self._awaits_bulk = awaits_bulk
         self.purged = False
         """Whether a purge was asked for, and not cancelled again."""
         self.deferred = False
@@ -59,6 +70,12 @@ class Purging:
 
     def _refusal(self, status: Status, left: Left) -> Verdict | None:
         """Why a purge is not safe; None if it is."""
+        bulk = False
+        refusal = self._objection(bulk) if self._awaits_bulk else None
+        if refusal is not None and refusal.outcome is Outcome.SKIPPED:
+            status, bulk = self._await_bulk(status)
+        elif refusal is not None:
+            return refusal
         ours = self._requests.ours(status)
         reason = uncovered(status.external, ours, receiving=True, left=left)
         if reason is None:  # only now: a keep-alive of the peer's may take a second
@@ -66,7 +83,22 @@ class Purging:
             reason = uncovered(status.external, ours, receiving=receiving, left=left)
         if reason is not None:
             return Verdict(Outcome.SKIPPED, reason)
-        return self._objection()
+        return self._objection(bulk)
+
+    def _await_bulk(self, before: Status) -> tuple[Status, bool]:
+        """Wait for all that a new primary sends by itself; whether as much came as is held here."""
+        deadline = self._requests.clock() + BULK_SECONDS
+        if not self._peer.await_packet(before):
+            return before, False
+        while True:
+            status = self._requests.status()
+            ours = self._requests.ours(status)
+            if not ours or self._requests.clock() > deadline:
+                return status, False
+            if covers(status.replicated - before.replicated, ours):
+                return status, True
+            self._requests.check()
+            self._requests.pause(POLL_SECONDS)
 
     def _cancel(self) -> None:
         """A newer notification came while the purge was sent: it must not hit a new primary.

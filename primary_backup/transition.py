@@ -39,14 +39,15 @@ class Transition:
         past: Past,
         *,
         about_to: Callable[[Step, Kernel | None], None] = lambda *_: None,
-        objection: Callable[[], Verdict | None] = lambda: None,
+        objection: Callable[[bool], Verdict | None] = lambda _: None,
+        awaits_bulk: bool = False,
         purge_seconds: int = 60,
     ) -> None:
         """Take what decides.
 
         ``about_to`` is called before each step's request, a commit's with the kernel's counters.
-        ``objection`` is the verdict where nothing may be purged here, whatever the peer holds.
-        ``purge_seconds`` is conntrackd's PurgeTimeout.
+        ``objection`` and ``awaits_bulk`` are those of Purging; ``purge_seconds`` is conntrackd's
+        PurgeTimeout.
         """
         self._plan = plan
         self._requests = requests
@@ -54,7 +55,7 @@ class Transition:
         self._about_to = about_to
         self._purge_seconds = purge_seconds
         self._peer = Peer(requests)
-        self._purging = Purging(requests, plan, self._peer, objection)
+        self._purging = Purging(requests, plan, self._peer, objection, awaits_bulk=awaits_bulk)
         self._commit: Commit | None = None
         self._is_proven = False  # that the commit brought back what there was
         self._left = past.left

@@ -69,6 +69,21 @@ def asked(intent: Intent, memory: Memory, observed: Observed = OBSERVED) -> tupl
     return decide(intent, memory, FTFW, observed).steps
 
 
+@pytest.mark.parametrize("before", [None, State.PRIMARY, State.BACKUP, State.FAULT])
+def test_only_a_primary_that_is_in_fault_awaits_a_bulk(before: State | None) -> None:
+    """A backup has asked for one itself, and what it receives may be the answer."""
+    memory = left(before) if before is not None else Memory()
+    decided = decide(intended(State.FAULT), memory, FTFW, OBSERVED)
+    assert decided.awaits_bulk is (before is State.PRIMARY)
+
+
+@pytest.mark.parametrize("state", [State.BACKUP, State.FAULT])
+def test_a_follower_that_ends_asks_for_no_purge_and_cancels_one(state: State) -> None:
+    """Only what cancels it, under its conditions."""
+    steps = asked(intended(state, Kind.DISARM), pending(left(state)))
+    assert [step.name.value for step in steps] == ["disarm", "resync"]
+
+
 FAILED = left(State.PRIMARY, Outcome.FAILED)
 UNCOMMITTED = Promotion("one", committed=False, before=BEFORE)
 LIVE = Promotion("one", committed=True)
@@ -319,3 +334,9 @@ def test_any_decision_has_steps_or_a_reason_and_no_other_state_commits(
         or (intent.kind is Kind.PURGE)
     )
     assert not decision.forget_promotion or intent.state is State.PRIMARY
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_is_of_the_purge_alone_proves_no_state(kind: Kind) -> None:
+    """A deferred purge, and what cancels one, are not all of a backup's steps."""
+    assert kind.is_of_the_purge_alone is (kind.value in ("purge", "disarm"))

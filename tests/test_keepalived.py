@@ -201,7 +201,10 @@ def test_a_root_of_a_container_is_named_and_neither_run_nor_believed(
     assert process.poll() is None
 
 
-ASK = "from primary_backup.keepalived.state import *; print(Keepalived('/usr/sbin/keepalived').{})"
+ASK = (
+    "from primary_backup.keepalived.guard import *\n"
+    "print(objection(Keepalived('/usr/sbin/keepalived')).reason)"
+)
 
 
 def test_one_that_cannot_be_identified_is_not_taken_for_none(place: Place) -> None:
@@ -210,7 +213,7 @@ def test_one_that_cannot_be_identified_is_not_taken_for_none(place: Place) -> No
     may_not = ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace", "--")
 
     reported = place.run(
-        *may_not, sys.executable, "-c", ASK.format("objection().reason"),
+        *may_not, sys.executable, "-c", ASK,
         env={"PYTHONPATH": str(Path(__file__).parents[1])},
     ).stdout  # fmt: skip
 

@@ -17,6 +17,7 @@ from primary_backup.follower.inbox import Inbox
 from primary_backup.follower.reconcile import Reconciler
 from primary_backup.keepalived.dump import Unknown
 from primary_backup.keepalived.fifo import Fifo
+from primary_backup.keepalived.guard import objection
 from primary_backup.keepalived.state import Keepalived, NotRunning
 from primary_backup.plan import State
 from primary_backup.settings import Settings
@@ -162,7 +163,7 @@ def test_a_question_ends_when_there_is_something_newer(place: Place) -> None:
         place.stopped(process.pid, child(process)),
         pytest.raises(NewerError),
     ):
-        Keepalived(INSTALLED.program, interrupt).objection()
+        objection(Keepalived(INSTALLED.program, interrupt))
 
 
 def test_a_notification_that_ends_a_question_of_lost_ones_is_a_first_one(

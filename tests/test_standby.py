@@ -18,8 +18,10 @@ from primary_backup.proof import (
     FLUSHABLE_PART,
     Left,
     Outcome,
+    Verdict,
     slack,
 )
+from primary_backup.purge import BULK_SECONDS
 from tests.fake.world import (
     DIRECT,
     FTFW,
@@ -208,6 +210,63 @@ def test_a_fault_purges_when_the_peer_has_it_all() -> None:
     """The peer sends and its copy covers ours."""
     done = carry_out(World(internal=500, external=500), State.FAULT)
     assert done.world.asked == ["-t"]
+
+
+def in_fault(bulk: bool) -> Verdict | None:  # as the transition calls it
+    """keepalived objects, until a bulk shows that the peer was promoted."""
+    return None if bulk else Verdict(Outcome.SKIPPED, "in fault")
+
+
+def bulk(world: World) -> Callable[[], None]:
+    """What a new primary sends by itself: all that this node holds, as new copies."""
+
+    def arrives() -> None:
+        world.replicated += world.internal
+        world.external = world.internal
+
+    return arrives
+
+
+def test_a_fault_purges_when_a_new_primary_has_sent_it_all() -> None:
+    """A bulk that this node did not ask for shows that the peer was promoted."""
+    world = World(internal=500)
+    world.fates["-s"] = [*[None] * 20, bulk(world)]
+    done = carry_out(world, State.FAULT, objection=in_fault, awaits_bulk=True)
+    assert done.world.asked == ["-t"]
+
+
+def test_a_fault_whose_peer_holds_as_much_as_ever_purges_nothing() -> None:
+    """A peer that was stopped holds its own old connections: a count shows no new primary."""
+    world = World(internal=500, external=500)
+    done = carry_out(world, State.FAULT, objection=in_fault, awaits_bulk=True)
+    assert world.asked == []
+    assert done.reason("purge") == "nothing purged: in fault"
+    assert BULK_SECONDS < world.now < BULK_SECONDS + 3
+
+
+def test_a_fault_after_a_backup_takes_no_answer_for_a_bulk() -> None:
+    """What arrives may be what that backup has asked for."""
+    world = World(internal=500)
+    world.fates["-s"] = [*[None] * 2, bulk(world)]
+    done = carry_out(world, State.FAULT, objection=in_fault)
+    assert world.asked == []
+    assert done.outcomes["purge"] is Outcome.SKIPPED
+
+
+def test_a_fault_that_may_be_master_awaits_no_bulk() -> None:
+    """keepalived's own report comes first."""
+    master = Verdict(Outcome.DEGRADED, "this node is master")
+    world = World(internal=500)
+    done = carry_out(world, State.FAULT, objection=lambda _: master, awaits_bulk=True)
+    assert done.outcomes["purge"] is Outcome.DEGRADED
+    assert world.now < BULK_SECONDS
+
+
+def test_a_fault_that_holds_nothing_awaits_no_bulk() -> None:
+    """There is nothing to be purged."""
+    world = World(internal=0)
+    carry_out(world, State.FAULT, objection=in_fault, awaits_bulk=True)
+    assert world.now < BULK_SECONDS
 
 
 def test_a_fault_disarms_a_purge_that_is_pending() -> None:

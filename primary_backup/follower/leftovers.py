@@ -1,12 +1,16 @@
-"""What a killed process has left unfinished, and what a full run directory left unrecorded."""
+"""What a process leaves to the next one: unfinished, unrecorded, or a purge that is pending."""
 
 import contextlib
 
-from primary_backup.intent import Intent
+from primary_backup.controller import Emit, enter
+from primary_backup.intent import Intent, Kind
 from primary_backup.memory import Memory
 from primary_backup.plan import State
 from primary_backup.rundir.directory import RunDir, Unusable
 from primary_backup.rundir.tickets import take_unfinished
+from primary_backup.rundir.turn import Caller
+from primary_backup.settings import Settings
+from primary_backup.system.proc import Issued, boot_seconds
 
 
 def unfinished(path: str) -> Intent | None:
@@ -30,3 +34,21 @@ def has_stored(path: str, memory: Memory) -> bool:
     except (Unusable, OSError):
         return False  # the transition has reported it
     return True
+
+
+def disarm(settings: Settings, emit: Emit, issued: Issued) -> None:
+    """Cancel a purge of ours that is pending: no one would, were this node promoted meanwhile.
+
+    It stays deferred, and the next follower asks for it.
+    """
+    try:
+        with contextlib.closing(RunDir(settings.run_dir)) as run_dir:
+            memory = run_dir.recall()
+    except Unusable:
+        return  # then none was asked for
+    last, purge = memory.last, memory.purge
+    if last is None or purge is None or purge.forced or not memory.stands_by:
+        return
+    if memory.has_pending_purge(boot_seconds()):
+        why = "the follower ends: a purge that is pending is deferred"
+        enter(Intent(last.state, why, Kind.DISARM), settings, emit, Caller(issued, []))

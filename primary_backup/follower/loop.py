@@ -16,7 +16,7 @@ from primary_backup.conntrackd.conf import ConfError, read_conf
 from primary_backup.controller import Emit, enter
 from primary_backup.follower.backoff import Backoff
 from primary_backup.follower.inbox import Inbox, Queued
-from primary_backup.follower.leftovers import has_stored, unfinished
+from primary_backup.follower.leftovers import disarm, has_stored, unfinished
 from primary_backup.follower.reconcile import Reconciler
 from primary_backup.follower.upkeep import POLL_SECONDS, Upkeep
 from primary_backup.intent import Intent, Kind
@@ -145,6 +145,7 @@ class Follower:
         taken = self._inbox.take()
         if taken is not None:
             self._act(taken)
+        disarm(self._settings, self._emit, self._inbox.issued())
         self._event("follow.ended", Outcome.OK, f"received {self._signals[0]}")
 
     def _reopen(self) -> None:

@@ -9,6 +9,7 @@ from primary_backup.conntrackd.conf import ConfError, read_conf
 from primary_backup.follower.backoff import Backoff
 from primary_backup.follower.needs import Need, Needs, Past, Poll
 from primary_backup.intent import Intent, Kind
+from primary_backup.keepalived.guard import objection
 from primary_backup.keepalived.state import Keepalived
 from primary_backup.memory import Last, Memory
 from primary_backup.proof import ENDED, Outcome
@@ -96,7 +97,7 @@ class Upkeep:
         if need is Need.PURGE and self._backoffs[need].allows(boot_seconds()):
             # The transition would ask keepalived too, and log a degraded end each time.
             keepalived = Keepalived(self._settings.keepalived, self._interrupt)
-            return need if keepalived.objection() is None else None
+            return need if objection(keepalived) is None else None
         return need
 
     def _poll(self, daemon: Daemon, memory: Memory) -> Poll:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from primary_backup.keepalived.dump import Unknown, ask
 from primary_backup.keepalived.notify import Followed, Instance
 from primary_backup.plan import State
-from primary_backup.proof import Outcome, Verdict
 from primary_backup.system.identity import Daemons, daemons, is_installed
 from primary_backup.system.proc import find_process, takes
 from primary_backup.system.run import NotInstalled, run
@@ -25,11 +24,6 @@ _NUMBER_SECONDS = 1.0
 _POLL_SECONDS = 0.002
 """About as long as an answer takes."""
 _NAME = "keepalived"
-_STEP_DOWN = "make keepalived step down, or add --force if you mean it"
-_ASK_AGAIN = (
-    "a follower asks again by itself; with hooks run the same command again once keepalived "
-    "answers, or with --force if this node is not master"
-)
 _MOST_UNASKED = 3
 """So many programs that are not asked are reported: a container may start any number."""
 _numbers: dict[tuple[int, int, int], int] = {}
@@ -52,6 +46,14 @@ class VrrpState(NamedTuple):
     """How often each instance has become master."""
     addresses: tuple[str, ...] = ()
     """Those that it has as a master."""
+
+
+class Report(NamedTuple):
+    """What every keepalived of this node reports; empty where none runs."""
+
+    instances: tuple[Instance, ...]
+    unknown: tuple[str, ...]
+    """Why something is not known: a sentence each."""
 
 
 class Keepalived(NamedTuple):
@@ -97,34 +99,23 @@ class Keepalived(NamedTuple):
             tuple(address for each in instances for address in each.addresses),
         )
 
-    def objection(self) -> Verdict | None:
-        """Why nothing may be purged here; None if no keepalived runs, or none is master.
-
-        One that cannot be asked or does not answer may be master. Of several groups one is enough:
-        a purge takes the connections of all of them.
-        """
+    def report(self) -> Report:
+        """What every keepalived of this node reports, and what is not known of them."""
         found = self.daemons()
-        reported: list[Instance] = []
+        instances: list[Instance] = []
         unknown = [*self.unasked(found).values()]
         for parent in _parents(found.installed):
             try:
-                for instances in self._ask((parent,)).values():
-                    reported += instances
-                    if not instances:
+                for each in self._ask((parent,)).values():
+                    instances += each
+                    if not each:
                         unknown.append(f"keepalived (pid {parent}) reports no instance")
             except Unknown as error:
                 unknown.append(str(error))
-        masters = [each.name for each in reported if each.state is State.PRIMARY]
-        if masters:
-            reason = f"keepalived reports that this node is master of {', '.join(masters)}"
-            return Verdict(Outcome.DEGRADED, reason, _STEP_DOWN)
         unknown += [
-            f"it reports no state of {each.name} yet" for each in reported if not each.state
+            f"it reports no state of {each.name} yet" for each in instances if not each.state
         ]
-        if unknown:
-            reason = f"keepalived does not answer ({'; '.join(unknown)})"
-            return Verdict(Outcome.DEGRADED, reason, _ASK_AGAIN)
-        return None
+        return Report(tuple(instances), tuple(unknown))
 
     def refutation(self) -> str | None:
         """Why this node is no primary: no instance is master. None if one may be."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from primary_backup.keepalived.dump import Unknown
+from primary_backup.keepalived.guard import objection
 from primary_backup.keepalived.notify import Followed
 from primary_backup.keepalived.state import Keepalived, VrrpState
 from primary_backup.plan import State
@@ -31,7 +32,7 @@ vrrp_instance {name} {{
     version 3
     virtual_router_id {number}
     priority {priority}
-    advert_int 40
+    advert_int {advert}
     virtual_ipaddress {{
         10.9.0.{number}/32
     }}
@@ -70,6 +71,7 @@ class Place(Node):
         program: str | Path = "keepalived",
         *,
         tmpdir: str | None = "/run/tmp",
+        advert: float = 40,
     ) -> subprocess.Popen[str]:
         """Start one whose instances will be in these states."""
         self._keepaliveds += 1
@@ -80,6 +82,7 @@ class Place(Node):
                 device="down0" if state is State.FAULT else "up0",
                 number=10 * self._keepaliveds + number,
                 priority=255 if state is State.PRIMARY else 100,
+                advert=advert,
             )
             for number, (instance, state) in enumerate(instances.items())
         )
@@ -146,7 +149,7 @@ class Place(Node):
     def objection(self, keepalived: Keepalived = INSTALLED) -> str | None:
         """Why nothing may be purged."""
         with self.network():
-            verdict = keepalived.objection()
+            verdict = objection(keepalived)
         assert verdict is None or (verdict.outcome is Outcome.DEGRADED and verdict.advice)
         return verdict.reason if verdict else None
 

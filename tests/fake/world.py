@@ -17,6 +17,7 @@ from primary_backup.proof import (
     Left,
     Outcome,
     StepResult,
+    Verdict,
 )
 from primary_backup.requests import Requests
 from primary_backup.rundir.turn import Halted
@@ -246,6 +247,8 @@ def carry_out(
     halted: Callable[[], str | None] = lambda: None,
     about_to: Callable[[Step, Kernel | None], None] = lambda *_: None,
     deadline: float = math.inf,
+    objection: Callable[[bool], Verdict | None] = lambda _: None,
+    awaits_bulk: bool = False,
 ) -> Carried:
     """Carry out a state's plan in a world, to its end."""
     steps = plan(state, world.replication, again=again)
@@ -258,7 +261,9 @@ def carry_out(
         clock=world.clock,
         deadline=deadline,
     )
-    transition = Transition(steps, requests, past, about_to=about_to)
+    transition = Transition(
+        steps, requests, past, about_to=about_to, objection=objection, awaits_bulk=awaits_bulk
+    )
     results = list(transition.results())
     names = [result.name for result in results if result.name is not StepName.START]
     assert names == [step.name for step in steps]

@@ -19,6 +19,7 @@ from tests.integration.following import (
     WITHIN,
     lost,
     opened,
+    read_along,
     replicated,
     requests,
 )
@@ -193,6 +194,73 @@ def test_a_purge_that_was_held_back_is_made_up_for_and_its_firing_is_logged(lab:
     assert pair.fw1.kernel_entries() < COUNT / 10
     assert pair.fw2.kernel_entries() >= COUNT
     assert pair.fw2.events("purge.fired") == []
+
+
+def resyncs(firewall: Firewall) -> int:
+    """How often its conntrackd was asked to request a resync."""
+    log = Path(f"/proc/{firewall.pid}/root/var/log/conntrackd.log")
+    return log.read_text().count("resync requested\n")
+
+
+def test_a_bounce_of_the_only_primary_purges_nothing(lab: Lab) -> None:
+    """The other node's conntrackd runs on with what it had before: as many, and none of these."""
+    pair = lab(wiring="fifo", conntrackd=PURGES_SOON).start()
+    replicated(pair)
+    pair.fw1.stop_keepalived()
+    finished(pair.fw2, "primary")
+    traffic = pair.open_connections(CONNECTIONS)
+    earlier = ended(pair.fw2)
+    pair.fw2.cut("eth1")
+    finished(pair.fw2, "fault", earlier)
+    before = resyncs(pair.fw2)
+    pair.fw2.fix("eth1")
+    pair.fw2.until(lambda: resyncs(pair.fw2) > before, WITHIN, "asks its peer")
+    pair.fw2.cut("eth1")
+    finished(pair.fw2, "fault", earlier + 1)
+    earlier = ended(pair.fw2)
+    pair.fw2.fix("eth1")
+
+    finished(pair.fw2, "primary", earlier)
+
+    stays(
+        lambda: pair.fw2.kernel_entries() >= CONNECTIONS,
+        seconds=PURGE_SECONDS + 1, what="is not purged",
+    )  # fmt: skip
+    assert "-t" not in requests(pair.fw2, earlier - 1)
+    assert traffic.finish(WITHIN)["alive"] == CONNECTIONS
+
+
+def test_a_fault_purges_what_the_new_primary_has_sent(lab: Lab) -> None:
+    """Its bulk was not asked for: the peer was promoted, and holds all that is held here."""
+    pair = lab(wiring="fifo", conntrackd=PURGES_SOON).start()
+    traffic = opened(pair)
+    earlier = ended(pair.fw1)
+
+    pair.fw1.cut("eth1")
+
+    assert "-t" in asked(finished(pair.fw1, "fault", earlier)[0])
+    pair.fw1.until(lambda: pair.fw1.kernel_entries() < CONNECTIONS / 2, WITHIN, "is purged")
+    assert traffic.finish(WITHIN)["alive"] == CONNECTIONS
+
+
+def test_a_follower_that_ends_cancels_its_purge_and_the_next_one_asks_for_it(lab: Lab) -> None:
+    """Nothing would cancel it if this node were promoted meanwhile."""
+    pair = lab(wiring="fifo", conntrackd={"PurgeTimeout 60": "PurgeTimeout 10"}).start()
+    assert "-t" in requests(pair.fw2)
+    earlier = ended(pair.fw2)
+
+    assert pair.fw2.stop_follower() == 0
+
+    assert requests(pair.fw2, earlier) == ["-f internal", "-R"]
+    traffic = opened(pair)
+    with read_along(pair.fw2, FIFO):  # as keepalived does: what is in it stays
+        pair.fw1.cut()
+        pair.fw2.until(pair.fw2.is_master, WITHIN, "is master")
+        stays(lambda: pair.fw2.external() >= CONNECTIONS, seconds=10, what="has its copies")
+        earlier = ended(pair.fw2)
+        pair.fw2.start_follower()
+        assert finished(pair.fw2, "primary", earlier)[0]["recovered"] >= CONNECTIONS
+    assert traffic.finish(WITHIN)["alive"] == CONNECTIONS
 
 
 def test_a_backup_that_is_typed_on_the_live_primary_purges_nothing_unless_it_is_meant(
