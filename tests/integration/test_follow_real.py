@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
 import pytest
 
+from primary_backup.system.proc import boot_seconds
 from tests.integration.following import (
     CONNECTIONS,
     COUNT,
@@ -271,10 +273,14 @@ def test_a_follower_that_is_killed_in_the_middle_of_a_commit_finishes_it_after_i
     assert inserted(pair.fw2) - before < 1.1 * count
 
 
-def test_a_follower_that_is_started_again_asks_nothing_of_either_node(pair: Pair) -> None:
+def test_a_follower_that_is_started_again_asks_nothing_of_either_node(lab: Lab) -> None:
     """An upgrade on a live pair: not one request, neither at once nor at the next looks."""
+    pair = lab(wiring="fifo", conntrackd={"PurgeTimeout 60": "PurgeTimeout 1"}).start()
     replicated(pair)
     firewalls = (pair.fw1, pair.fw2)
+    memory = Path(f"/proc/{pair.fw2.pid}/root{RUN_DIR}/memory.json")
+    due = json.loads(memory.read_text())["purge"][0]
+    until(lambda: boot_seconds() > due, within=WITHIN, what="no purge is pending")
     logs, counts = [log(each) for each in firewalls], [ended(each) for each in firewalls]
 
     for firewall in firewalls:

@@ -187,6 +187,10 @@ def test_a_purge_that_was_held_back_is_made_up_for_and_its_firing_is_logged(lab:
     assert finished(pair.fw2, "primary")[0]["recovered"] >= COUNT
     assert pair.fw1.kernel_entries() >= COUNT
 
+    pair.fw1.fix("eth0", "eth1")
+    held = finished(pair.fw1, "backup")[0]
+    assert "-t" not in asked(held)
+
     pair.fw1.fix("eth2")
 
     (fired,) = pair.fw1.until(lambda: pair.fw1.events("purge.fired"), 2 * HEALED, "has purged")
@@ -359,9 +363,9 @@ def test_a_node_whose_keepalived_writes_elsewhere_is_left_in_sync_all_the_same(l
 def test_a_primary_that_is_typed_on_the_backup_breaks_no_failover(pair: Pair, wiring: str) -> None:
     """keepalived's own promotion is a first one all the same; with hooks the record has it."""
     traffic = opened(pair)
-    earlier = ended(pair.fw2)
     if wiring == "fifo":
         pair.fw2.stop_follower()  # which might take it back before it is done
+    earlier = ended(pair.fw2)
 
     event = pair.fw2.hook_json("primary")
 
