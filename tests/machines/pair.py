@@ -29,6 +29,7 @@ def commands(wiring: Wiring) -> list[str]:
     assert lines, f"the README has no commands under {SECTION!r}"
     if wiring == "hooks":
         lines = [re.sub(r"^(systemctl .*?) ftfw-transition\b", r"\1", line) for line in lines]
+        lines = [line for line in lines if not line.endswith(" /etc/default/")]
         example = next(n for n, line in enumerate(lines) if line.endswith(">site.toml"))
         lines.insert(example + 1, """sed -i 's/^wiring = "fifo"/wiring = "hooks"/' site.toml""")
     return lines
