@@ -163,6 +163,14 @@ def test_a_daemon_that_ends_before_it_is_asked_is_asked_again(node: Node, reques
     assert node.number("tries") >= 3
 
 
+def test_a_daemon_that_ends_before_it_answers_is_asked_again(node: Node) -> None:
+    """The client reads an end of file, as from one that has nothing to report."""
+    node.on("-s", "get tries; put tries $((value + 1)); [ $value -ne 1 ] || exit 0")
+    ended = node.run("primary")
+    assert (ended.code, ended.event["outcome"]) == (0, "ok")
+    assert node.number("tries") >= 3
+
+
 DOWN = '[ -e $world/up ] || [ "$request" = -d ] || unreached'
 
 

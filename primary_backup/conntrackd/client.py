@@ -112,12 +112,12 @@ class Daemon(NamedTuple):
 
     def status(self) -> Status:
         """The daemon's caches, and its traffic with the peer."""
-        status = parse(self.request(("-s",)))
-        if status is None:
-            raise Refused(
-                "the conntrackd that answers does not synchronise: it has no Sync section"
-            )
-        return status
+        # One that ends before it answers prints nothing either: then the second one finds out.
+        for _ in range(2):
+            status = parse(self.request(("-s",)))
+            if status is not None:
+                return status
+        raise Refused("the conntrackd that answers does not synchronise: it has no Sync section")
 
     def unacknowledged(self) -> int | None:
         """Messages that the peer has not acknowledged; None outside FTFW."""
