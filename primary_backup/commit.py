@@ -25,6 +25,7 @@ OVER_SECONDS = 10.0
 """How long a purge or a bulk may go on before the commit is repeated all the same."""
 REFILL_SECONDS = 3.0
 """How long a bulk may take to arrive: a peer that has traffic never stops sending."""
+_ASKED_LATER = "a follower asks once packets of the peer arrive; without one run this again then"
 _WHY_DEAD = "find out why it died: its log, `journalctl -u conntrackd`, `dmesg`"
 
 
@@ -33,7 +34,7 @@ class Refill(NamedTuple):
 
     peer: Peer
     lacking: bool
-    """The daemon was restarted since this node was a backup: it holds only what came since."""
+    """The peer has not answered this daemon: it holds only what came by itself."""
 
 
 class Committing:
@@ -67,9 +68,9 @@ class Committing:
         """Commit, prove it, and return the verdict; raises what a request raises.
 
         A purge that fired meanwhile, or a bulk that was still arriving, is waited for, and the
-        commit asked once more: all copies are seconds old then. The same where the cache was lost
-        with its daemon, and the peer sends what it held. What an earlier commit has done is not
-        done again: it would replace live entries by their copies.
+        commit asked once more: all copies are seconds old then. The same where the peer sends what
+        this daemon lacks. What an earlier commit has done is not done again: it would replace live
+        entries by their copies.
         """
         verdict = self._commit()
         if self._refill is None or not (self._refill.lacking or self._has_died):
@@ -78,7 +79,7 @@ class Committing:
 
     @property
     def _has_died(self) -> bool:
-        """Whether the daemon that was asked first has ended, whoever has started another one."""
+        """Whether the daemon that was asked first has ended, whoever started another one."""
         return self._died or bool(self._requests.starts)
 
     def _commit(self) -> Verdict:
@@ -101,15 +102,14 @@ class Committing:
 
     def _refilled(self, refill: Refill, verdict: Verdict) -> Verdict:
         """Ask the peer for what was lost: it is not dead where its keepalived or a link is."""
-        why = verdict.reason
-        if not self._has_died:
-            why = f"conntrackd was restarted, its external cache was new; {why}"
+        yet = "" if self._has_died else "; the peer had not answered this conntrackd yet"
+        why = f"{verdict.reason}{yet}"
         before = self._requests.status()
         if not refill.peer.await_packet(before):
             return Verdict(
                 Outcome.DEGRADED,
-                f"{why}; no packets from a peer that could send it again",
-                _WHY_DEAD,
+                f"{why}; no packets from a peer that could send what it held",
+                _WHY_DEAD if self._has_died else _ASKED_LATER,
             )
         answer = refill.peer.fetch(partial(self._requests.ask, ("-n",)), REFILL_SECONDS)
         if answer is None:

@@ -54,7 +54,7 @@ def decide(
     match intent.kind:
         case Kind.PURGE | Kind.DISARM:
             return Decision(_purge(intent.kind, replication))
-        case Kind.REFRESH if state is State.PRIMARY and memory.lacking:
+        case Kind.REFRESH if state is State.PRIMARY and memory.filled is False:
             again = False  # the peer can be asked for it now
         case Kind.REFRESH if not _must_cancel(state, memory, observed.boot):
             return Decision(refresh(state, replication), live=True)
@@ -73,7 +73,7 @@ def decide(
             found = observed.caches
             again = found is not None and is_committed(found.external, found.entries)
         case _:
-            again = _is_second(memory, observed)
+            again = _is_second(memory, observed) and memory.filled is not False
     steps = plan(state, replication, again=again and state is State.PRIMARY)
     awaits_bulk = state is State.FAULT and last is not None and last.state is State.PRIMARY
     return Decision(steps, awaits_bulk=awaits_bulk, live=intent.kind in (Kind.REFRESH, Kind.RESUME))

@@ -1,7 +1,7 @@
-"""What one transition leaves for the next one, as values.
+"""What one transition leaves for the next one, as values that no file or clock is read for.
 
 ``begun``, ``committing``, ``after``, ``ended`` and the like return the memory as each event changes
-it; nothing here reads a file or a clock. Times named ``boot`` are seconds on CLOCK_BOOTTIME.
+it. Times named ``boot`` are seconds on CLOCK_BOOTTIME.
 """
 
 import json
@@ -9,11 +9,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from primary_backup.plan import PURGES, State, Step, StepName, When
-from primary_backup.proof import ENDED, Kernel, Left, Outcome, StepResult
+from primary_backup.proof import ENDED, PURGE_MARGIN_SECONDS, Kernel, Left, Outcome, StepResult
 from primary_backup.system.proc import TICKS_PER_SECOND, Issued
 
-PURGE_MARGIN_SECONDS = 5.0
-"""A purge that is late is still pending."""
 _CANCEL_PURGE = frozenset(
     {StepName.COMMIT, StepName.FLUSH, StepName.FLUSH_INTERNAL, StepName.DISARM}
 )
@@ -75,7 +73,7 @@ class Past(NamedTuple):
     purge_pending: bool = False
     earlier: Earlier | None = None
     lacking: bool = False
-    """What a former daemon's external cache held was not sent to this one."""
+    """The peer may hold what it has not sent to this daemon."""
 
     def needless(self, step: Step) -> str | None:
         """Why a step is not asked, where that is known before anything is asked."""
@@ -98,8 +96,9 @@ class Memory(NamedTuple):
     left: Left = Left()
     no_packets: bool = False
     """The last transition waited for packets of the peer, and none came."""
-    lacking: bool = False
-    """A former daemon's external cache is lost, and the peer has not sent it again."""
+    filled: bool | None = None
+    """Whether the peer has answered this daemon; None where nothing was asked. False: it lacks
+    what the peer may hold."""
     deferred: bool = False
     """A purge was not asked for, because it was not safe yet."""
 
@@ -107,7 +106,8 @@ class Memory(NamedTuple):
         """What is left of it for this daemon: another one has lost everything but what it lacks."""
         if daemon is not None and daemon == self.daemon:
             return self
-        return Memory(daemon, lacking=self.lacking or self.stands_by or self.owes_commit)
+        lacks = self.filled is False or self.stands_by or self.owes_commit
+        return Memory(daemon, filled=False if lacks else None)
 
     @property
     def stands_by(self) -> bool:
@@ -131,13 +131,12 @@ class Memory(NamedTuple):
     def past(self, state: State, boot: float) -> Past:
         """What a transition to that state has to reckon with."""
         earlier = self._earlier() if state is State.PRIMARY else None
-        return Past(self.left, self.has_pending_purge(boot), earlier, self.lacking)
+        return Past(self.left, self.has_pending_purge(boot), earlier, self.filled is False)
 
     def _earlier(self) -> Earlier | None:
         """The commit of the promotion that holds, if it was not judged yet."""
-        if self.promotion is None or self.promotion.before is None:
-            return None
-        if self.last is not None and self.last.outcome in ENDED:
+        is_judged = self.last is not None and self.last.outcome in ENDED
+        if self.promotion is None or self.promotion.before is None or is_judged:
             return None
         return Earlier(self.promotion.before, self.promotion.committed)
 
@@ -146,8 +145,10 @@ class Memory(NamedTuple):
 
         ``live``: this node has been what it is to be, so that a primary has nothing to commit.
         """
+        names = {step.name for step in steps}
         return self._replace(
             last=last,
+            filled=bool(self.filled) if StepName.REQUEST_RESYNC in names else self.filled,
             promotion=self._promoted(last.transition, steps, live=live)
             if last.state is State.PRIMARY
             else None,
@@ -183,18 +184,18 @@ class Memory(NamedTuple):
         committed = result.name is StepName.COMMIT and result.outcome in ENDED
         answered = result.name is StepName.REQUEST_RESYNC and result.outcome is Outcome.OK
         lost = result.name is StepName.START and not self.has_committed
-        # A commit makes up for it, unless no packets came of a peer that could send it again.
-        filled = answered or (committed and not result.no_packets)
-        lacking = (self.lacking or lost) and not filled
-        memory = self._replace(left=result.left, no_packets=result.no_packets, lacking=lacking)
+        if self.filled is False and committed:
+            answered = not result.no_packets  # the commit has asked a peer that could send it
+        filled = answered or (self.filled if not lost else False)
+        memory = self._replace(left=result.left, no_packets=result.no_packets, filled=filled)
         if asked and (result.name in _CANCEL_PURGE or cancelled):
             memory = memory._replace(purge=None)
         if committed and self.promotion is not None:
             memory = memory._replace(promotion=self.promotion._replace(committed=True))
         disarmed = asked and result.name is StepName.DISARM
-        if disarmed or result.name in (StepName.PURGE, StepName.COMMIT):
-            memory = memory._replace(deferred=disarmed or result.deferred)
-        return memory
+        if not disarmed and result.name not in (StepName.PURGE, StepName.COMMIT):
+            return memory
+        return memory._replace(deferred=disarmed or result.deferred)
 
     def ended(self, outcome: Outcome, proven: float | None) -> "Memory":
         """The transition has ended; ``proven``: when all steps of its state were proven (boot)."""
@@ -225,7 +226,7 @@ def from_json(text: str, boot_id: str) -> Memory:
             purge=_each(stored["purge"], lambda purge: Purge(*purge)),
             left=Left(*stored["left"]),
             no_packets=stored["no_packets"],
-            lacking=stored["lacking"],
+            filled=stored["filled"],
             deferred=stored["deferred"],
         )
     except (KeyError, TypeError, IndexError) as error:

@@ -25,6 +25,9 @@ REBUILT_PART = 0.95
 COVERED_PART = 0.9
 """What the peer must hold of this node's connections before they are purged here."""
 
+PURGE_MARGIN_SECONDS = 5.0
+"""A purge that is late is still pending."""
+
 
 class Outcome(Enum):
     """How a step or a transition ended; a transition never ends ``skipped``."""

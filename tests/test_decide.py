@@ -132,9 +132,11 @@ TABLE = [
     # A daemon or a peer came back.
     ("refreshed", Kind.REFRESH, State.PRIMARY, left(State.PRIMARY), refresh(State.PRIMARY, FTFW)),
     ("refreshed, lacking", Kind.REFRESH, State.PRIMARY,
-     left(State.PRIMARY)._replace(lacking=True), FIRST),
+     left(State.PRIMARY)._replace(filled=False), FIRST),
+    ("a second one, lacking", Kind.BECOME, State.PRIMARY,
+     left(State.PRIMARY)._replace(filled=False), FIRST),
     ("refreshed backup, lacking", Kind.REFRESH, State.BACKUP,
-     Memory(lacking=True), refresh(State.BACKUP, FTFW)),
+     Memory(filled=False), refresh(State.BACKUP, FTFW)),
     ("refreshed backup", Kind.REFRESH, State.BACKUP, Memory(), refresh(State.BACKUP, FTFW)),
     ("refreshed, purge pending", Kind.REFRESH, State.PRIMARY, pending(left(State.BACKUP)), SECOND),
     (

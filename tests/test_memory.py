@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from primary_backup.memory import (
-    PURGE_MARGIN_SECONDS,
     Earlier,
     Last,
     Memory,
@@ -31,7 +30,7 @@ from primary_backup.plan import (
     StepName,
     plan,
 )
-from primary_backup.proof import Commit, Kernel, Left, Outcome, StepResult
+from primary_backup.proof import PURGE_MARGIN_SECONDS, Commit, Kernel, Left, Outcome, StepResult
 from primary_backup.system.proc import TICKS_PER_SECOND, Issued
 
 DAEMON = (1, 2, 3)
@@ -90,21 +89,35 @@ def test_nothing_is_known_of_a_daemon_without_a_socket() -> None:
 def test_another_daemon_lacks_what_a_standby_was_sent(state: State) -> None:
     """Its external cache is lost with the daemon, and the peer has not sent it again."""
     memory = begun(Memory(daemon=DAEMON), state, "one")
-    assert memory.of((1, 2, 4)) == Memory((1, 2, 4), lacking=True)
-    assert not memory.of(DAEMON).lacking
+    assert memory.of((1, 2, 4)) == Memory((1, 2, 4), filled=False)
+    assert memory._replace(filled=True).of(DAEMON).filled
 
 
 def test_another_daemon_lacks_what_a_promotion_has_not_committed() -> None:
     """Nor is what the former one lacked in it."""
-    assert begun(Memory(daemon=DAEMON), State.PRIMARY, "one").of((1, 2, 4)).lacking
-    assert promoted(Outcome.FAILED).of((1, 2, 4)).lacking
-    assert not promoted().of((1, 2, 4)).lacking
-    assert Memory(daemon=DAEMON, lacking=True).of((1, 2, 4)).lacking
+    assert begun(Memory(daemon=DAEMON), State.PRIMARY, "one").of((1, 2, 4)).filled is False
+    assert promoted(Outcome.FAILED).of((1, 2, 4)).filled is False
+    assert promoted().of((1, 2, 4)).filled is not False
+    assert Memory(daemon=DAEMON, filled=False).of((1, 2, 4)).filled is False
+
+
+@pytest.mark.parametrize(("filled", "lacks"), [(None, True), (False, True), (True, False)])
+def test_a_backup_lacks_until_it_is_answered(filled: bool | None, *, lacks: bool) -> None:
+    """A promotion that overtakes it asks the peer; one that was answered gets the rest."""
+    begins = begun(Memory(daemon=DAEMON, filled=filled), State.BACKUP, "one")
+    assert begins.past(State.PRIMARY, NOW).lacking is lacks
+    assert begins.after(result(StepName.REQUEST_RESYNC)).filled is not False
+
+
+def test_a_daemon_that_nothing_was_asked_of_lacks_nothing() -> None:
+    """Nor does a fault ask it, nor a commit fill it."""
+    assert begun(Memory(daemon=DAEMON), State.FAULT, "one", steps=()).filled is None
+    assert promoted().filled is None
 
 
 def test_a_primary_that_has_committed_lacks_nothing_where_its_daemon_is_started() -> None:
     """Its connections are in the kernel."""
-    assert not promoted().after(result(StepName.START)).lacking
+    assert promoted().after(result(StepName.START)).filled is not False
 
 
 # -- the promotion ------------------------------------------------------------------------------
@@ -294,8 +307,8 @@ def test_a_started_daemon_lacks_until_the_peer_answers_or_it_commits(
 ) -> None:
     """Its external cache is new."""
     memory = Memory().after(result(StepName.START))
-    assert memory.lacking
-    assert memory.after(answer).lacking is lacking
+    assert memory.filled is False
+    assert (memory.after(answer).filled is False) is lacking
 
 
 def test_a_blank_memory_has_no_end_and_no_order() -> None:
@@ -346,7 +359,7 @@ MEMORIES = st.builds(
     purge=st.none() | st.builds(Purge, TIMES, st.booleans()),
     left=st.builds(Left, COUNTS, st.booleans()),
     no_packets=st.booleans(),
-    lacking=st.booleans(),
+    filled=st.none() | st.booleans(),
     deferred=st.booleans(),
 )
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.fake.cli import REFUSES, WAITS, in_mid_commit, promoted
+from tests.fake.cli import FIRST_WAITS, REFUSES, WAITS, in_mid_commit, promoted
 from tests.fake.node import Hook, Node, later
 from tests.waiting import until
 
@@ -264,7 +264,7 @@ def test_a_hook_that_was_killed_blocks_nobody(node: Node) -> None:
 def test_a_stopped_backup_does_not_hold_up_a_promotion(node: Node) -> None:
     """A lock that is held by a stopped process must not stand before a commit."""
     node.has(holds=3)
-    node.on("-n", WAITS)
+    node.on("-n", FIRST_WAITS)
     older = node.start("backup")
     until((node.world / "committing").exists, "the backup asks for a resync")
     older.signal(signal.SIGSTOP)
@@ -280,17 +280,18 @@ def test_a_stopped_backup_does_not_hold_up_a_promotion(node: Node) -> None:
 def test_one_that_was_overtaken_does_not_overwrite_what_is_remembered(node: Node) -> None:
     """A stopped backup goes on after a primary overtook it: the primary stays the newest one."""
     node.has(holds=3)
-    node.on("-n", WAITS)
+    node.on("-n", FIRST_WAITS)
     older = node.start("backup")
     until((node.world / "committing").exists, "the backup asks for a resync")
     older.signal(signal.SIGSTOP)
     until(lambda: older.stopped, "the backup is stopped")
     node.run("primary")
+    commits = node.asked.count("-c")
     older.signal(signal.SIGCONT)
     node.release("go")
     older.wait()
     promoted(node)
-    assert node.asked.count("-c") == 1
+    assert node.asked.count("-c") == commits > 0
 
 
 SLOW = """

@@ -8,6 +8,8 @@ from tests.waiting import until
 REFUSES = "refuse \"parsing config file in line (3), symbol 'Nonsense': syntax error\""
 WAITS = ": >$world/committing; until_released go"
 """A request that waits, and reports that it does."""
+FIRST_WAITS = f"[ -e $world/committing ] || {{ {WAITS}; }}"
+"""The same; the next ones do not."""
 
 
 def promoted(node: Node) -> Ended:

@@ -296,7 +296,7 @@ def test_what_nobody_holds_any_more_is_called_lost(lab: Lab) -> None:
     event = become(pair.fw2, "primary")
 
     assert (event["outcome"], event["recovered"]) == ("degraded", 0)
-    assert "conntrackd was restarted" in event["reason"]
+    assert "the peer had not answered this conntrackd yet" in event["reason"]
 
 
 @pytest.mark.parametrize(
