@@ -39,8 +39,7 @@ def _advice(silence: Silence) -> str:
         why = " alone" if not same and followed.kind == "GROUP" else ""
         return (
             f"the lines are of {', '.join(found)}{why}: follow --{kind.lower()} {name} "
-            f"(/etc/default/ftfw-transition), or name {followed} in "
-            "keepalived.conf"
+            f"(/etc/default/ftfw-transition), or name {followed} in keepalived.conf"
         )
     if silence.writes:
         return f"compare the names in keepalived.conf with {followed}"

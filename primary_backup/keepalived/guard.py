@@ -35,7 +35,7 @@ def objection(
     seconds = max(each.down_seconds for each in _backups(first))
     if seconds > LONGEST_DOWN_SECONDS:
         reason = f"the master-down interval of {seconds:.0f} s is too long to be waited for"
-        return Verdict(Outcome.DEGRADED, reason, _STEP_DOWN)
+        return Verdict(Outcome.SKIPPED, reason)
     wait(seconds)
     keepalived.interrupt()
     second = keepalived.report()

@@ -35,6 +35,12 @@ def commands(wiring: Wiring) -> list[str]:
     return lines
 
 
+def again() -> str:
+    """What an operator types on fw-1 once fw-2 is there, where no follower does it."""
+    (command,) = re.findall(r"type `(ftfw-transition primary)` there", _section())
+    return str(command)
+
+
 def removal() -> str:
     """What an operator types to be rid of the drop-ins: the README's line, in its section."""
     (line,) = re.findall(r"^`(rm /etc/systemd/.*)`$", _section(), re.MULTILINE)
@@ -119,6 +125,9 @@ class Machines(Pair):
             for line in commands(self.wiring):
                 machine.shell(line, timeout=120)
             machine.until(lambda machine=machine: machine.last(), 20, "has its first record")  # type: ignore[misc]
+        if self.wiring == "hooks":
+            # The README's line for whoever has no follower: fw-1 was alone until now.
+            self.both[0].shell(again())
         self.settled()
 
     def settled(self, within: float = 30) -> tuple[Machine, Machine]:
