@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import signal
 
 from tests.integration.following import COUNT, HEALED, WITHIN
 from tests.lab.firewall import RUN_DIR, Firewall
 from tests.lab.moments import become, ended, finished, replicated, reported, step
-from tests.lab.pair import Lab, Pair
+from tests.lab.pair import Lab
 
-MANY = 10_000
-SLOWLY = "tbf rate 20mbit burst 32kb latency 1s"
-"""A dedicated link on which the copies of so many take more than half a second."""
 UNANSWERED = "the peer had not answered this conntrackd yet"
 
 
@@ -56,26 +53,25 @@ def test_a_node_that_takes_over_before_its_link_is_up_asks_once_it_is(lab: Lab) 
     )
 
 
-@pytest.fixture
-def slow(lab: Lab) -> Pair:
-    """Many connections on fw-1, whose dedicated link is slow, and a new conntrackd on fw-2."""
-    pair = replicated(lab, MANY)
+def test_a_promotion_that_overtakes_the_peer_s_answer_waits_for_it(lab: Lab) -> None:
+    """What has come is committed at once, and the rest as soon as it is there."""
+    pair = replicated(lab, COUNT)
     pair.fw2.stop_conntrackd()
     pair.fw2.start_conntrackd()
-    pair.fw1.run("sh", "-c", f"tc qdisc add dev eth2 root {SLOWLY}")
-    return pair
+    peer = pair.fw1.conntrackd_pid
+    pair.fw1.signal(signal.SIGSTOP, peer)
+    backup = pair.fw2.start_hook("backup", "--json")
+    pair.fw2.until(lambda: "resync requested" in log(pair.fw2), WITHIN, "asks the peer")
+    primary = pair.fw2.start_hook("primary", "--json")
+    backup.wait(timeout=60)
+    assert reported(pair.fw2, backup)["outcome"] == "superseded"
 
+    pair.fw1.signal(signal.SIGCONT, peer)
 
-def test_a_promotion_that_overtakes_the_peer_s_answer_waits_for_it(slow: Pair) -> None:
-    """What has come is committed at once, and the rest as soon as it is there."""
-    backup = slow.fw2.start_hook("backup", "--json")
-    slow.fw2.until(lambda: "resync requested" in log(slow.fw2), WITHIN, "asks the peer")
-
-    event = become(slow.fw2, "primary")
-
-    assert reported(slow.fw2, backup)["outcome"] == "superseded"
-    assert slow.fw2.kernel_entries() >= MANY
+    primary.wait(timeout=60)
+    event = reported(pair.fw2, primary)
     assert UNANSWERED in step(event, "commit")["reason"]
+    assert pair.fw2.kernel_entries() >= COUNT
 
 
 def log(firewall: Firewall) -> str:
