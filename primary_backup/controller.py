@@ -148,7 +148,7 @@ class _Controller:
             past,
             about_to=self._about_to,
             objection=self._objection,
-            awaits_bulk=decision.awaits_bulk and not self._intent.force,
+            awaits_bulk=decision.awaits_bulk,
             purge_seconds=self._purge_seconds,
         )
         for result in transition.results():
@@ -235,8 +235,8 @@ class _Controller:
         line = self._emit("transition.finished", event)
         self._remember(verdict.outcome, line)
         trouble = (*self._turn.trouble, *([failure] if failure else ()))
-        missing = None if self._turn.records else self._memory
-        return Ending(verdict.outcome, event, line, trouble, missing)
+        unrecorded = None if self._turn.records else self._memory
+        return Ending(verdict.outcome, event, line, trouble, unrecorded)
 
     def _remember(self, outcome: Outcome, line: str) -> None:
         last = self._memory.last

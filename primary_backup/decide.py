@@ -82,8 +82,9 @@ def decide(
 def _purge(kind: Kind, replication: Replication | None) -> tuple[Step, ...]:
     """What asks for a purge, as guarded as that of a fault, or only what cancels it."""
     steps = plan(State.FAULT, replication)
-    cancels = kind is Kind.DISARM
-    return tuple(step for step in steps if not (cancels and step.name is StepName.PURGE))
+    if kind is Kind.PURGE:
+        return steps
+    return tuple(step for step in steps if step.name is not StepName.PURGE)
 
 
 def asks_caches(intent: Intent, memory: Memory) -> bool:

@@ -97,8 +97,7 @@ class Memory(NamedTuple):
     no_packets: bool = False
     """The last transition waited for packets of the peer, and none came."""
     filled: bool | None = None
-    """Whether the peer has answered this daemon; None where nothing was asked. False: it lacks
-    what the peer may hold."""
+    """Whether the peer has answered this daemon; None where it was to ask nothing."""
     deferred: bool = False
     """A purge was not asked for, because it was not safe yet."""
 
@@ -127,6 +126,10 @@ class Memory(NamedTuple):
     def has_pending_purge(self, boot: float) -> bool:
         """Whether a purge of ours may not have fired yet."""
         return self.purge is not None and boot < self.purge.due
+
+    def has_unforced_purge(self, boot: float) -> bool:
+        """The same, of one that keepalived's report still forbids."""
+        return self.has_pending_purge(boot) and not (self.purge and self.purge.forced)
 
     def past(self, state: State, boot: float) -> Past:
         """What a transition to that state has to reckon with."""

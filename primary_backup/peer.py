@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from primary_backup.conntrackd.status import Status
 from primary_backup.memory import SocketIdentity
+from primary_backup.proof import covers
 from primary_backup.requests import Requests
 
 ALIVE_SECONDS = 1.1
@@ -18,6 +19,8 @@ SETTLED_SECONDS = 0.5
 EMPTY_SECONDS = 1.5
 """A peer that has anything to send has begun by now."""
 ARRIVING_SECONDS = 30.0
+BULK_SECONDS = 10.0
+"""How long a new primary may take for its commit, and then for sending everything."""
 ENDLESS_MESSAGES = 1
 """A resend queue may keep the last acknowledgement for ever: no connection is in it."""
 POLL_SECONDS = 0.1
@@ -61,6 +64,20 @@ class Peer:
             self._receive(before, self._requests.status())
         self.no_packets = not self.receiving
         return self.receiving
+
+    def await_bulk(self, before: Status) -> tuple[Status, bool]:
+        """Wait for all that a new primary sends by itself; whether as much came as is held here."""
+        deadline = self._requests.clock() + BULK_SECONDS
+        if not self.await_packet(before):
+            return before, False
+        while True:
+            status = self._requests.status()
+            ours = self._requests.ours(status)
+            if not ours or self._requests.clock() > deadline:
+                return status, False
+            if covers(status.replicated - before.replicated, ours):
+                return status, True
+            self._wait()
 
     def fetch(self, ask: Callable[[], None], arriving: float = ARRIVING_SECONDS) -> Answer | None:
         """Ask the peer for all it has, by ``ask``; what came of it until the answer was whole.

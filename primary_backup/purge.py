@@ -9,12 +9,8 @@ from primary_backup.conntrackd.client import Unreached
 from primary_backup.conntrackd.status import Status
 from primary_backup.peer import Peer
 from primary_backup.plan import Step, When
-from primary_backup.proof import Left, Outcome, Verdict, covers, few_copies, uncovered
+from primary_backup.proof import Left, Outcome, Verdict, few_copies, uncovered
 from primary_backup.requests import Requests
-
-BULK_SECONDS = 10.0
-"""How long a new primary may take for its commit, and then for sending everything."""
-POLL_SECONDS = 0.1
 
 
 class Purging:
@@ -73,7 +69,7 @@ class Purging:
         bulk = False
         refusal = self._objection(bulk) if self._awaits_bulk else None
         if refusal is not None and refusal.outcome is Outcome.SKIPPED:
-            status, bulk = self._await_bulk(status)
+            status, bulk = self._peer.await_bulk(status)
         elif refusal is not None:
             return refusal
         ours = self._requests.ours(status)
@@ -84,21 +80,6 @@ class Purging:
         if reason is not None:
             return Verdict(Outcome.SKIPPED, reason)
         return self._objection(bulk)
-
-    def _await_bulk(self, before: Status) -> tuple[Status, bool]:
-        """Wait for all that a new primary sends by itself; whether as much came as is held here."""
-        deadline = self._requests.clock() + BULK_SECONDS
-        if not self._peer.await_packet(before):
-            return before, False
-        while True:
-            status = self._requests.status()
-            ours = self._requests.ours(status)
-            if not ours or self._requests.clock() > deadline:
-                return status, False
-            if covers(status.replicated - before.replicated, ours):
-                return status, True
-            self._requests.check()
-            self._requests.pause(POLL_SECONDS)
 
     def _cancel(self) -> None:
         """A newer notification came while the purge was sent: it must not hit a new primary.

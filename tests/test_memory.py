@@ -228,6 +228,13 @@ def test_a_purge_is_pending_until_it_has_certainly_fired() -> None:
     assert not Memory().has_pending_purge(NOW)
 
 
+@pytest.mark.parametrize(("forced", "after"), [(False, 0), (True, 0), (False, 61)])
+def test_a_purge_that_was_forced_or_has_fired_is_not_cancelled(*, forced: bool, after: int) -> None:
+    """A follower cancels those that keepalived's report forbids, while they are pending."""
+    memory = Memory().purging(NOW + 60 - PURGE_MARGIN_SECONDS, forced=forced)
+    assert memory.has_unforced_purge(NOW + after) is (not forced and after == 0)
+
+
 @pytest.mark.parametrize(
     "name", [StepName.COMMIT, StepName.FLUSH, StepName.FLUSH_INTERNAL, StepName.DISARM]
 )

@@ -272,7 +272,7 @@ def test_the_addresses_of_a_master_are_read() -> None:
     ],
 )
 def test_the_sender_of_a_line_is_known(line: bytes, named: str | None) -> None:
-    """Whether it is followed or not; half a line in front of another is nobody's."""
+    """Whether it is followed or not; half a line in front of another has none."""
     assert sender(line) == named
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
 from primary_backup.conntrackd.start import Unstartable
 from primary_backup.memory import Past
+from primary_backup.peer import BULK_SECONDS
 from primary_backup.plan import Mode, Replication, State, Step, StepName, plan
 from primary_backup.proof import (
     FLUSHABLE_PART,
@@ -21,7 +22,6 @@ from primary_backup.proof import (
     Verdict,
     slack,
 )
-from primary_backup.purge import BULK_SECONDS
 from tests.fake.world import (
     DIRECT,
     FTFW,

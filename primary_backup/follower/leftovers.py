@@ -25,8 +25,8 @@ def unfinished(path: str) -> Intent | None:
     return Intent(ticket.state, "resuming the transition that a killed process left unfinished")
 
 
-def has_stored(path: str, memory: Memory) -> bool:
-    """Store in that run directory what a transition could not store there; whether it is there."""
+def store(path: str, memory: Memory) -> bool:
+    """Store in that run directory what a transition could not; False where that fails again."""
     promotes = memory.last is not None and memory.last.state is State.PRIMARY
     try:
         with contextlib.closing(RunDir(path)) as run_dir:
@@ -37,7 +37,7 @@ def has_stored(path: str, memory: Memory) -> bool:
 
 
 def disarm(settings: Settings, emit: Emit, issued: Issued) -> None:
-    """Cancel a purge of ours that is pending: no one would, were this node promoted meanwhile.
+    """Cancel a purge of ours that is pending: this node may be promoted while no follower runs.
 
     It stays deferred, and the next follower asks for it.
     """
@@ -46,9 +46,7 @@ def disarm(settings: Settings, emit: Emit, issued: Issued) -> None:
             memory = run_dir.recall()
     except Unusable:
         return  # then none was asked for
-    last, purge = memory.last, memory.purge
-    if last is None or purge is None or purge.forced or not memory.stands_by:
-        return
-    if memory.has_pending_purge(boot_seconds()):
+    last = memory.last
+    if last is not None and memory.stands_by and memory.has_unforced_purge(boot_seconds()):
         why = "the follower ends: a purge that is pending is deferred"
         enter(Intent(last.state, why, Kind.DISARM), settings, emit, Caller(issued, []))

@@ -16,7 +16,7 @@ from primary_backup.conntrackd.conf import ConfError, read_conf
 from primary_backup.controller import Emit, enter
 from primary_backup.follower.backoff import Backoff
 from primary_backup.follower.inbox import Inbox, Queued
-from primary_backup.follower.leftovers import disarm, has_stored, unfinished
+from primary_backup.follower.leftovers import disarm, store, unfinished
 from primary_backup.follower.reconcile import Reconciler
 from primary_backup.follower.upkeep import POLL_SECONDS, Upkeep
 from primary_backup.intent import Intent, Kind
@@ -174,7 +174,7 @@ class Follower:
         """With nothing else to do: poll keepalived, then the daemon; try a refused intent again."""
         issued, now = self._inbox.issued(), time.monotonic()
         self._reconciler.poll()
-        if self._inbox.waiting is not None or not self._is_recorded():
+        if self._inbox.waiting is not None or not self._record():
             return
         intent: Intent | None = None
         if self._refused is not None and self._retries.allows(now):
@@ -189,10 +189,10 @@ class Follower:
         if intent is not None:
             self._inbox.propose(intent, issued)
 
-    def _is_recorded(self) -> bool:
-        """Whether the record is of the last transition: an older one's state is not the present."""
+    def _record(self) -> bool:
+        """Store what could not be stored; False while the record is of an older transition."""
         memory = self._reconciler.unrecorded
-        if memory is not None and has_stored(self._settings.run_dir, memory):
+        if memory is not None and store(self._settings.run_dir, memory):
             self._reconciler.unrecorded = None
             self._event("record.stored", Outcome.OK, "the last transition's record is stored now")
         return self._reconciler.unrecorded is None

@@ -95,9 +95,9 @@ class Reconciler:
         self._unanswered = "" if self.stopped else str(error)
 
     def poll(self) -> None:
-        """Ask again what was not answered, where no line comes, and once after a transition.
+        """Ask again what was not answered, where no line comes, and whenever it is due.
 
-        After one: a command that contradicts keepalived may have been typed.
+        After a transition too: a command that contradicts keepalived may have been typed.
         """
         now = time.monotonic()
         found = Keepalived(self._program).daemons()
@@ -130,10 +130,8 @@ class Reconciler:
         """Whether keepalived is to be asked, though it writes into our FIFO."""
         if _name(memory) != self._compared or now - self._asked >= ASK_SECONDS:
             return True
-        purge = memory.purge
-        if purge is not None and not purge.forced and memory.has_pending_purge(boot_seconds()):
-            return True  # it destroys the connections of a master
-        return self._contradicts(memory)
+        # A purge that is pending destroys the connections of a master.
+        return memory.has_unforced_purge(boot_seconds()) or self._contradicts(memory)
 
     def _contradicts(self, memory: Memory) -> bool:
         """Whether the virtual addresses are here and we are no primary, or the reverse."""
@@ -163,7 +161,7 @@ class Reconciler:
             self._answer(reported, memory, f"keepalived reports {reported.state.value}")
 
     def _is_tried_again(self, reported: VrrpState, memory: Memory) -> bool:
-        """Whether that state was read of, but its transition was refused before it began."""
+        """Whether a line reported that state, and its transition was refused before it began."""
         newest = self._inbox.newest
         if newest is None or newest.intent.state is not reported.state:
             return False

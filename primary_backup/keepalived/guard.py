@@ -26,7 +26,7 @@ def objection(
     shows whether the rest is worth while.) A node in fault receives none: only a ``bulk`` that it
     did not ask for shows that the peer was promoted. A keepalived that cannot be asked may be
     master. Of several groups one is enough: a purge takes the connections of all of them. Where no
-    keepalived runs, whoever asks for the state knows who is primary.
+    keepalived runs, the command is believed.
     """
     first = keepalived.report()
     objecting = _objecting(first, bulk=bulk)

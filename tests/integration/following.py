@@ -19,6 +19,8 @@ WITHIN = 20
 HEALED = 40
 """Seconds for what an idle follower finds at one of its looks, every 5 s, and sees to."""
 FIFO = f"{RUN_DIR}/notify.fifo"
+GROUP = "vrrp_sync_group G1 {\n    group {\n        VI_1\n        VI_2\n    }\n}\n"
+NO_GROUP = {GROUP: ""}
 
 
 def opened(pair: Pair) -> Traffic:
@@ -48,7 +50,7 @@ def lost(firewall: Firewall) -> list[str]:
 
 @contextmanager
 def read_along(firewall: Firewall, path: str) -> Iterator[int]:
-    """A FIFO of the firewall's, open for whoever reads along."""
+    """A FIFO of the firewall's, open beside the follower."""
     pipe = os.open(firewall.path(path), os.O_RDWR | os.O_NONBLOCK)
     try:
         yield pipe
@@ -57,7 +59,7 @@ def read_along(firewall: Firewall, path: str) -> Iterator[int]:
 
 
 def read(pipe: int) -> bytes:
-    """What is in it now, which nobody else will read any more."""
+    """What is in it now, which no other process reads any more."""
     try:
         return os.read(pipe, 1 << 16)
     except BlockingIOError:

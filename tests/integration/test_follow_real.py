@@ -13,7 +13,9 @@ from tests.integration.following import (
     CONNECTIONS,
     COUNT,
     FIFO,
+    GROUP,
     HEALED,
+    NO_GROUP,
     WITHIN,
     await_line,
     lost,
@@ -34,24 +36,22 @@ LOOKS = 6
 LINES = "/run/lab/lines.fifo"
 FLIP = "/run/lab/flip"
 _FIFO_LINE = f"    vrrp_notify_fifo {FIFO}\n"
-_GROUP = "vrrp_sync_group G1 {\n    group {\n        VI_1\n        VI_2\n    }\n}\n"
 ITS_OWN = {
     _FIFO_LINE: f'{_FIFO_LINE}    vrrp_notify_fifo_script "/usr/bin/ftfw-transition follow'
     ' --group G1"\n'
 }
 """keepalived starts the follower itself."""
-NO_GROUP = {_GROUP: ""}
 FLIPPED = {
     _FIFO_LINE: f"{_FIFO_LINE}    notify_fifo {LINES}\n",
-    _GROUP: f"track_file flip {{\n    file {FLIP}\n    weight 0\n    init_file 0\n}}\n\n"
-    + _GROUP.replace("    group {", "    track_file {\n        flip\n    }\n    group {"),
+    GROUP: f"track_file flip {{\n    file {FLIP}\n    weight 0\n    init_file 0\n}}\n\n"
+    + GROUP.replace("    group {", "    track_file {\n        flip\n    }\n    group {"),
 }
 """A file decides between fault and backup, and a second FIFO gets every line as well."""
 
 
-def log(firewall: Firewall) -> str:
-    """What conntrackd has logged: every request but a look."""
-    return Path(f"/proc/{firewall.pid}/root/var/log/conntrackd.log").read_text()
+def logged(firewalls: tuple[Firewall, ...]) -> list[str]:
+    """What each conntrackd has logged: every request but a look."""
+    return [each.conntrackd_log() for each in firewalls]
 
 
 def is_there(firewall: Firewall, path: str) -> bool:
@@ -281,7 +281,7 @@ def test_a_follower_that_is_started_again_asks_nothing_of_either_node(lab: Lab) 
     memory = Path(f"/proc/{pair.fw2.pid}/root{RUN_DIR}/memory.json")
     due = json.loads(memory.read_text())["purge"][0]
     until(lambda: boot_seconds() > due, within=WITHIN, what="no purge is pending")
-    logs, counts = [log(each) for each in firewalls], [ended(each) for each in firewalls]
+    logs, counts = logged(firewalls), [ended(each) for each in firewalls]
 
     for firewall in firewalls:
         assert firewall.stop_follower() == 0
@@ -291,7 +291,7 @@ def test_a_follower_that_is_started_again_asks_nothing_of_either_node(lab: Lab) 
         event = finished(firewall, state, earlier)[0]
         assert event["outcome"] == "ok"
         assert event["reason"] == f"already {state}, nothing is asked"
-    stays(lambda: [log(each) for each in firewalls] == logs, seconds=LOOKS, what="no request")
+    stays(lambda: logged(firewalls) == logs, seconds=LOOKS, what="no request")
     assert lost(pair.fw1) == lost(pair.fw2) == []
 
 

@@ -13,6 +13,7 @@ from tests.integration.following import (
     CONNECTIONS,
     FIFO,
     HEALED,
+    NO_GROUP,
     WITHIN,
     await_line,
     opened,
@@ -26,7 +27,6 @@ from tests.waiting import stays, until
 PURGE_SECONDS = 20
 PURGES_SOON = {"PurgeTimeout 60": f"PurgeTimeout {PURGE_SECONDS}"}
 ANOTHER_GROUP = {"vrrp_sync_group G1": "vrrp_sync_group firewall"}
-NO_GROUP = {"vrrp_sync_group G1 {\n    group {\n        VI_1\n        VI_2\n    }\n}\n": ""}
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def differs(firewall: Firewall) -> list[str]:
 
 
 def fails_over(pair: Pair) -> str:
-    """Lose the primary: every connection lives; what the follower reports of the missing line."""
+    """Lose the primary and no connection; what the follower reports of the missing line."""
     traffic = opened(pair)
     earlier = ended(pair.fw2)
     pair.fw1.cut()

@@ -100,11 +100,6 @@ def is_stopped(process: subprocess.Popen[str]) -> bool:
     return stat.rpartition(")")[2].split()[0] == "T"
 
 
-def log(firewall: Firewall) -> str:
-    """What the daemon has logged."""
-    return firewall.path("/var/log/conntrackd.log").read_text()
-
-
 def tickets(firewall: Firewall, state: str = "") -> list[str]:
     """The tickets that are shown in the run directory."""
     directory = Path(f"/proc/{firewall.pid}/root/run/ftfw-transition")
@@ -155,7 +150,7 @@ def test_nothing_is_purged_where_no_peer_is_received(pair_of: Build, state: str)
         "nothing purged: no packets from the peer on the dedicated link"
     )
     assert "-t" not in asked(event)
-    assert "flushing conntrack table in" not in log(pair.fw2)
+    assert "flushing conntrack table in" not in pair.fw2.conntrackd_log()
 
 
 @pytest.mark.parametrize("state", ["backup", "fault"])
@@ -172,7 +167,7 @@ def test_nothing_is_purged_that_the_peer_has_no_copy_of(
 
     assert "holds 400, this node 500 connections" in step(event, "purge")["reason"]
     assert "-t" not in asked(event)
-    assert "flushing conntrack table in" not in log(pair.fw1)
+    assert "flushing conntrack table in" not in pair.fw1.conntrackd_log()
 
 
 def test_nothing_is_purged_where_the_last_promotion_left_its_cache(pair_of: Build) -> None:
@@ -253,7 +248,7 @@ def test_a_promotion_just_as_a_purge_fires_has_every_entry(
 
     event = pair.fw2.hook_json("--conntrackd", client, "primary")
 
-    assert fires in log(pair.fw2)
+    assert fires in pair.fw2.conntrackd_log()
     assert event["outcome"] == "ok", event["reason"]
     assert event["recovered"] >= count
     # Two in a thousand cannot be distinguished from entries that have expired.

@@ -61,7 +61,7 @@ def test_a_promotion_that_overtakes_the_peer_s_answer_waits_for_it(lab: Lab) -> 
     peer = pair.fw1.conntrackd_pid
     pair.fw1.signal(signal.SIGSTOP, peer)
     backup = pair.fw2.start_hook("backup", "--json")
-    pair.fw2.until(lambda: "resync requested" in log(pair.fw2), WITHIN, "asks the peer")
+    pair.fw2.until(lambda: "resync requested" in pair.fw2.conntrackd_log(), WITHIN, "asks the peer")
     primary = pair.fw2.start_hook("primary", "--json")
     backup.wait(timeout=60)
     assert reported(pair.fw2, backup)["outcome"] == "superseded"
@@ -72,11 +72,6 @@ def test_a_promotion_that_overtakes_the_peer_s_answer_waits_for_it(lab: Lab) -> 
     event = reported(pair.fw2, primary)
     assert UNANSWERED in step(event, "commit")["reason"]
     assert pair.fw2.kernel_entries() >= COUNT
-
-
-def log(firewall: Firewall) -> str:
-    """What its conntrackd has logged."""
-    return firewall.path("/var/log/conntrackd.log").read_text()
 
 
 def test_a_node_whose_peer_died_before_it_answered_is_degraded(lab: Lab) -> None:

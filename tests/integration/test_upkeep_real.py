@@ -202,8 +202,7 @@ def test_a_purge_that_was_held_back_is_made_up_for_and_its_firing_is_logged(lab:
 
 def resyncs(firewall: Firewall) -> int:
     """How often its conntrackd was asked to request a resync."""
-    log = Path(f"/proc/{firewall.pid}/root/var/log/conntrackd.log")
-    return log.read_text().count("resync requested\n")
+    return firewall.conntrackd_log().count("resync requested\n")
 
 
 def test_a_bounce_of_the_only_primary_purges_nothing(lab: Lab) -> None:

@@ -105,6 +105,10 @@ class Firewall(Node):
         (pid,) = self.pids("conntrackd", "-d")
         return pid
 
+    def conntrackd_log(self) -> str:
+        """What the daemon has logged: every request but a look."""
+        return self.path("/var/log/conntrackd.log").read_text()
+
     def client(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run conntrackd as a client."""
         return self.run("conntrackd", "-C", CONNTRACKD_CONF, *arguments, check=check)

@@ -126,7 +126,7 @@ class Machines(Pair):
                 machine.shell(line, timeout=120)
             machine.until(lambda machine=machine: machine.last(), 20, "has its first record")  # type: ignore[misc]
         if self.wiring == "hooks":
-            # The README's line for whoever has no follower: fw-1 was alone until now.
+            # The README's line for a pair without followers: fw-1 was alone until now.
             self.both[0].shell(again())
         self.settled()
 
