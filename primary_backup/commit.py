@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
-from primary_backup.memory import Earlier
+from primary_backup.past import Earlier, Past
 from primary_backup.peer import RESTARTED, Peer
 from primary_backup.proof import (
     Commit,
@@ -29,14 +28,6 @@ _ASKED_LATER = "a follower asks once packets of the peer arrive; without one run
 _WHY_DEAD = "find out why it died: its log, `journalctl -u conntrackd`, `dmesg`"
 
 
-class Refill(NamedTuple):
-    """Where a cache that is lost comes from: the peer may be running, and hold everything."""
-
-    peer: Peer
-    lacking: bool
-    """The peer has not answered this daemon: it holds only what came by itself."""
-
-
 class Committing:
     """One commit on its way; ``seen`` is what came of it, even where it ends in an error."""
 
@@ -45,15 +36,17 @@ class Committing:
         requests: Requests,
         options: tuple[str, ...],
         about_to: Callable[[Kernel], None],
-        earlier: Earlier | None = None,
-        refill: Refill | None = None,
+        past: Past,
+        peer: Peer | None,
     ) -> None:
+        """Take what decides; ``peer`` is None where it cannot be asked for what is lacking."""
         self._requests = requests
-        self._refill = refill
+        self._peer = peer
+        self._replica = past.replica
         self._daemon = requests.daemon
         self._options = options
         self._about_to = about_to
-        self._earlier = earlier
+        self._earlier = past.earlier
         self._before = self._last = self._daemon.kernel()
         self._early: int | None = None
         self._polled_early = False
@@ -63,6 +56,8 @@ class Committing:
         self.seen = Commit(None, 0, self._before.entries)
         self.proven = False
         """Whether the external cache may be dropped."""
+        self.lacking = False
+        """Whether the peer may hold what was not committed."""
 
     def carry_out(self) -> Verdict:
         """Commit, prove it, and return the verdict; raises what a request raises.
@@ -73,9 +68,15 @@ class Committing:
         entries by their copies.
         """
         verdict = self._commit()
-        if self._refill is None or not (self._refill.lacking or self._has_died):
+        why = self._replica.lacks(self.seen.expected)
+        parts = (verdict.reason, self._replica.reported, "" if self._has_died else why)
+        verdict = verdict._replace(reason="; ".join(str(part) for part in parts if part))
+        if not why and not self._has_died:
             return verdict
-        return self._refilled(self._refill, verdict)
+        if self._peer is None:
+            return verdict._replace(outcome=Outcome.DEGRADED) if why else verdict
+        self.lacking = True
+        return self._refilled(self._peer, verdict)
 
     @property
     def _has_died(self) -> bool:
@@ -100,20 +101,19 @@ class Committing:
         self._before = self._last = self._daemon.kernel()
         return self._attempt()
 
-    def _refilled(self, refill: Refill, verdict: Verdict) -> Verdict:
+    def _refilled(self, peer: Peer, verdict: Verdict) -> Verdict:
         """Ask the peer for what was lost: it is not dead where its keepalived or a link is."""
-        yet = "" if self._has_died else "; the peer had not answered this conntrackd yet"
-        why = f"{verdict.reason}{yet}"
-        before = self._requests.status()
-        if not refill.peer.await_packet(before):
+        why = verdict.reason
+        if not peer.await_packet(self._requests.status()):
             return Verdict(
                 Outcome.DEGRADED,
                 f"{why}; no packets from a peer that could send what it held",
                 _WHY_DEAD if self._has_died else _ASKED_LATER,
             )
-        answer = refill.peer.fetch(partial(self._requests.ask, ("-n",)), REFILL_SECONDS)
+        answer = peer.fetch(partial(self._requests.ask, ("-n",)), REFILL_SECONDS)
         if answer is None:
             return Verdict(Outcome.DEGRADED, f"{why}; {RESTARTED}", _WHY_DEAD)
+        self.lacking = False
         why = f"{why}; the peer has sent {answer.received} connections"
         if (answer.after.external or 0) <= (self.seen.expected or 0):
             return verdict._replace(reason=why)  # they were all there

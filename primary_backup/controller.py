@@ -15,6 +15,7 @@ from primary_backup.plan import STARTS_DAEMON, State, Step, StepName
 from primary_backup.proof import ENDED, Kernel, Outcome, StepResult, Verdict
 from primary_backup.record import conclude, final_event, step_event
 from primary_backup.requests import Requests
+from primary_backup.rundir.observed import known_replica
 from primary_backup.rundir.turn import Caller, Halted, Stuck, Turn
 from primary_backup.settings import Settings
 from primary_backup.system.kernel import observe
@@ -116,22 +117,20 @@ class _Controller:
         return decision
 
     def _caches(self) -> Caches | None:
-        daemon = self._accepted.daemon
         try:
-            return Caches(daemon.status().external, daemon.kernel().entries)
+            return Caches(self._accepted.daemon.status().external, observe().entries)
         except (Unreached, Unanswered, Refused):
             return None
 
     def _run(self, decision: Decision) -> None:
-        daemon = self._accepted.daemon
-        past = self._memory.past(self._state, self._began)
+        daemon, steps = self._accepted.daemon, decision.steps
+        asked = self._turn.run_dir if decision.commits else None
+        replica = known_replica(asked, self._caller.issued.seconds, self._memory.daemon)
+        past = self._memory.past(self._state, self._began, replica)
         last = Last(self._name, self._caller.issued, self._state, time.time())
-        self._memory = self._memory.begun(last, decision.steps, live=decision.live)
-        promotion = self._memory.promotion
+        self._memory = self._memory.knowing(replica).begun(last, steps, live=decision.live)
         # Once: a stop that comes meanwhile ends the promotion for good.
-        promotes = promotion is not None and promotion.transition == self._name
-        self._turn.write(self._memory, promotes=promotes)
-        steps = decision.steps
+        self._turn.write(self._memory, promotes=self._memory.is_promoted_by(self._name))
         if not self._turn.records:  # a purge that is not remembered cannot be cancelled
             steps = tuple(step for step in steps if step.name is not StepName.PURGE)
         requests = Requests(

@@ -43,6 +43,11 @@ class Decision(NamedTuple):
     live: bool = False
     """This node has been in that state: a primary's entries are not to be committed."""
 
+    @property
+    def commits(self) -> bool:
+        """Whether it is a promotion that brings connections back."""
+        return any(step.name is StepName.COMMIT for step in self.steps)
+
 
 def decide(
     intent: Intent, memory: Memory, replication: Replication | None, observed: Observed

@@ -8,7 +8,8 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from primary_backup.plan import PURGES, State, Step, StepName, When
+from primary_backup.past import NOT_ANSWERED, Earlier, Past, Replica
+from primary_backup.plan import PURGES, State, Step, StepName
 from primary_backup.proof import ENDED, PURGE_MARGIN_SECONDS, Kernel, Left, Outcome, StepResult
 from primary_backup.system.proc import TICKS_PER_SECOND, Issued
 
@@ -57,34 +58,6 @@ class Purge(NamedTuple):
     """It was meant, whatever keepalived reports."""
 
 
-class Earlier(NamedTuple):
-    """A commit of this same promotion, whose process was killed before it could judge it."""
-
-    before: Kernel
-    """The counters right before it."""
-    ended: bool
-    """The commit was seen to end; whatever is still missing was refused by the kernel."""
-
-
-class Past(NamedTuple):
-    """What a transition has to reckon with, of the earlier ones of this same daemon."""
-
-    left: Left = Left()
-    purge_pending: bool = False
-    earlier: Earlier | None = None
-    lacking: bool = False
-    """The peer may hold what it has not sent to this daemon."""
-
-    def needless(self, step: Step) -> str | None:
-        """Why a step is not asked, where that is known before anything is asked."""
-        match step.when:
-            case When.UNCOMMITTED | When.UNCOMMITTED_COVERED if self.left == Left():
-                return "no uncommitted copies"
-            case When.PURGE_PENDING | When.PURGE_PENDING_EMPTY if not self.purge_pending:
-                return "no purge to cancel"
-        return None
-
-
 class Memory(NamedTuple):
     """What earlier transitions of this boot asked of one daemon; all absent where none did."""
 
@@ -109,6 +82,11 @@ class Memory(NamedTuple):
         return Memory(daemon, filled=False if lacks else None)
 
     @property
+    def transition(self) -> str:
+        """The last transition; empty where there was none."""
+        return self.last.transition if self.last is not None else ""
+
+    @property
     def stands_by(self) -> bool:
         """Whether the last state was backup or fault."""
         return self.last is not None and self.last.state in PURGES
@@ -123,6 +101,10 @@ class Memory(NamedTuple):
         """Whether this node is primary, and its commit ended."""
         return self.promotion is not None and self.promotion.committed
 
+    def is_promoted_by(self, transition: str) -> bool:
+        """Whether that is the promotion after which this node has been primary."""
+        return self.promotion is not None and self.promotion.transition == transition
+
     def has_pending_purge(self, boot: float) -> bool:
         """Whether a purge of ours may not have fired yet."""
         return self.purge is not None and boot < self.purge.due
@@ -131,10 +113,18 @@ class Memory(NamedTuple):
         """The same, of one that keepalived's report still forbids."""
         return self.has_pending_purge(boot) and not (self.purge and self.purge.forced)
 
-    def past(self, state: State, boot: float) -> Past:
+    def knowing(self, replica: Replica) -> "Memory":
+        """What the follower knows of the replica replaces what is remembered of it."""
+        if replica.lacking:
+            return self._replace(filled=False)
+        return self._replace(filled=True) if replica.certified else self
+
+    def past(self, state: State, boot: float, replica: Replica = Replica()) -> Past:  # noqa: B008  # a value
         """What a transition to that state has to reckon with."""
         earlier = self._earlier() if state is State.PRIMARY else None
-        return Past(self.left, self.has_pending_purge(boot), earlier, self.filled is False)
+        if self.filled is False and not replica.lacking and not replica.certified:
+            replica = replica._replace(lacking=NOT_ANSWERED)
+        return Past(self.left, self.has_pending_purge(boot), earlier, replica)
 
     def _earlier(self) -> Earlier | None:
         """The commit of the promotion that holds, if it was not judged yet."""
@@ -188,8 +178,8 @@ class Memory(NamedTuple):
         answered = result.name is StepName.REQUEST_RESYNC and result.outcome is Outcome.OK
         lost = result.name is StepName.START and not self.has_committed
         if self.filled is False and committed:
-            answered = not result.no_packets  # the commit has asked a peer that could send it
-        filled = answered or (self.filled if not lost else False)
+            answered = not result.lacking  # the commit has asked a peer that could send it
+        filled = answered or (self.filled if not lost and not result.lacking else False)
         memory = self._replace(left=result.left, no_packets=result.no_packets, filled=filled)
         if asked and (result.name in _CANCEL_PURGE or cancelled):
             memory = memory._replace(purge=None)

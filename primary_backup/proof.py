@@ -22,6 +22,8 @@ FEW_PART = 0.1
 """An external cache of no more than this is what the peer itself opens as a backup."""
 REBUILT_PART = 0.95
 """What an internal cache must hold of what was recovered: connections end meanwhile."""
+REPLICA_PART = 0.01
+"""What a replica may lack of what the peer counted a little earlier."""
 COVERED_PART = 0.9
 """What the peer must hold of this node's connections before they are purged here."""
 
@@ -132,14 +134,16 @@ class StepResult(NamedTuple):
     """A purge was asked for, and not cancelled again."""
     deferred: bool = False
     """A purge was not asked for, because it is not safe yet."""
+    lacking: bool = False
+    """The peer may hold what a commit did not bring back."""
 
 
-def slack(expected: int) -> float:
+def slack(expected: int, part: float = SLACK_PART) -> float:
     """How many of ``expected`` entries may be missing, because they expired meanwhile.
 
     Of a small table half must be there: 0 recovered of anything is no proof at all.
     """
-    return max(min(SLACK_ENTRIES, expected // 2), SLACK_PART * expected)
+    return max(min(SLACK_ENTRIES, expected // 2), part * expected)
 
 
 def has_made_all(commit: Commit) -> bool:

@@ -8,6 +8,8 @@ CONNTRACKD = "/usr/sbin/conntrackd"
 KEEPALIVED = ("/usr/sbin/keepalived", "/usr/local/sbin/keepalived")
 """Where keepalived is installed by a distribution, or by its own makefile."""
 RUN_DIR = "/run/ftfw-transition"
+KEY = "/etc/ftfw-transition/pair.key"
+"""Of the pair channel: the same file on both nodes."""
 FIFO = f"{RUN_DIR}/notify.fifo"
 
 

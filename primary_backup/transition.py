@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from primary_backup.commit import Committing, Refill
+from primary_backup.commit import Committing
 from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
 from primary_backup.conntrackd.start import Unstartable
-from primary_backup.memory import Past
+from primary_backup.past import Past
 from primary_backup.peer import RESTARTED, Peer
 from primary_backup.plan import Step, StepName, When
 from primary_backup.proof import (
@@ -46,8 +46,7 @@ class Transition:
         """Take what decides.
 
         ``about_to`` is called before each step's request, a commit's with the kernel's counters.
-        ``objection`` and ``awaits_bulk`` are those of Purging; ``purge_seconds`` is conntrackd's
-        PurgeTimeout.
+        ``objection`` and ``awaits_bulk`` are Purging's, ``purge_seconds`` is the PurgeTimeout.
         """
         self._plan = plan
         self._requests = requests
@@ -58,6 +57,7 @@ class Transition:
         self._purging = Purging(requests, plan, self._peer, objection, awaits_bulk=awaits_bulk)
         self._commit: Commit | None = None
         self._is_proven = False  # that the commit brought back what there was
+        self._is_lacking = False
         self._left = past.left
 
     def results(self) -> Iterator[StepResult]:
@@ -106,6 +106,7 @@ class Transition:
             no_packets=self._peer.no_packets,
             purged=self._purging.purged,
             deferred=self._purging.deferred,
+            lacking=self._is_lacking and result.commit is not None,
         )
 
     def _verdict(self, step: Step) -> Verdict:
@@ -169,19 +170,18 @@ class Transition:
     def _commit_external(self, step: Step) -> Verdict:
         # In ALARM the peer sends everything by itself, sooner or later.
         asks = any(each.name is StepName.BULK_SEND for each in self._plan)
-        refill = Refill(self._peer, self._past.lacking) if asks else None
-        earlier = self._past.earlier
-        about_to = partial(self._about_to, step)
-        committing = Committing(self._requests, step.options, about_to, earlier, refill)
+        peer, about_to = self._peer if asks else None, partial(self._about_to, step)
+        committing = Committing(self._requests, step.options, about_to, self._past, peer)
         try:
             verdict = committing.carry_out()
         finally:
-            if self._requests.attempts or earlier is not None:
+            if self._requests.attempts or self._past.earlier is not None:
                 self._commit = committing.seen
                 # Until they are flushed: also where an error ends this.
                 self._left = self._left._replace(copies=max(1, self._left.copies))
         self._is_proven = committing.proven
         self._left = self._left._replace(copies=committing.seen.expected or 0)
+        self._is_lacking = committing.lacking
         return verdict
 
     def _flush(self, step: Step) -> Verdict:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from primary_backup.conntrackd.conf import ConfError, Conntrackd, read_conntrackd
+from primary_backup.conntrackd.conf import ConfError, Conntrackd, Link, read_conntrackd
 from primary_backup.plan import Mode
 
 DATA = Path(__file__).parent / "data" / "conf"
@@ -225,6 +225,21 @@ def test_every_dedicated_link_has_a_port() -> None:
         b"UDP Default { IPv4_address 192.168.2.100Port 3781 Checksum on }"
     )
     assert conf == dataclasses.replace(SYNC, ports=(3780, 3781))
+
+
+def test_a_link_names_this_node_and_its_peer() -> None:
+    """Multicast names no peer; the order within a block is any, and a filter's address is none."""
+    conf = sync(
+        b"Multicast { IPv4_address 225.0.0.50 Port 3790 } "
+        b"UDP Default { Port 3780 IPv4_Destination_Address 10.0.0.2 IPv4_address 10.0.0.1 } "
+        b"TCP { Interface eth3 IPv4_address 10.1.0.1 IPv4_Destination_Address 10.1.0.2 Port 3781 } "
+        b"UDP { IPv6_address ::1 IPv6_Destination_Address ::2 Port 3782 }"
+    )
+
+    assert conf.links == (
+        Link("10.0.0.1", "10.0.0.2", 3780),
+        Link("10.1.0.1", "10.1.0.2", 3781, "eth3"),
+    )
 
 
 def test_filters_and_schedulers_are_passed_over() -> None:

@@ -342,3 +342,11 @@ def test_any_decision_has_steps_or_a_reason_and_no_other_state_commits(
 def test_what_is_of_the_purge_alone_proves_no_state(kind: Kind) -> None:
     """A deferred purge, and what cancels one, are not all of a backup's steps."""
     assert kind.is_of_the_purge_alone is (kind.value in ("purge", "disarm"))
+
+
+def test_a_promotion_commits_and_nothing_else_does() -> None:
+    """What is known of the peer matters to it alone."""
+    assert Decision(FIRST).commits
+    assert not Decision(SECOND).commits
+    assert not Decision(plan(State.BACKUP, FTFW)).commits
+    assert not Decision().commits

@@ -18,7 +18,8 @@ LAYERS = (
     ("requests",),
     ("conntrackd",),
     ("keepalived", "rundir"),
-    ("intent", "memory", "plan", "proof", "settings", "site", "system"),
+    ("pair",),
+    ("intent", "memory", "past", "plan", "proof", "settings", "site", "system"),
 )
 """From the top; what stands on one line may import each other."""
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -234,7 +234,7 @@ def test_a_follower_shows_all_once_there_is_room_in_the_log(node: Node) -> None:
     """keepalived's own lines come at the same moment, and fill a short queue."""
     with node.log_socket() as log:
         node.start("follow", "--group", "G1", str(node.fifo))
-        while b"keepalived.asked" not in log.recv(1000):
+        while b"pair.channel" not in log.recv(1000):
             pass
         fill(log)
         node.fifo.write_text('GROUP "G1" MASTER 0\n')

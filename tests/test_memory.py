@@ -7,15 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from primary_backup.memory import (
-    Earlier,
     Last,
     Memory,
-    Past,
     Promotion,
     Purge,
     from_json,
     to_json,
 )
+from primary_backup.past import NOT_ANSWERED, Earlier, Past, Replica
 from primary_backup.plan import (
     CHECK_UNCOMMITTED,
     COMMIT,
@@ -105,7 +104,7 @@ def test_another_daemon_lacks_what_a_promotion_has_not_committed() -> None:
 def test_a_backup_lacks_until_it_is_answered(filled: bool | None, *, lacks: bool) -> None:
     """A promotion that overtakes it asks the peer; one that was answered gets the rest."""
     begins = begun(Memory(daemon=DAEMON, filled=filled), State.BACKUP, "one")
-    assert begins.past(State.PRIMARY, NOW).lacking is lacks
+    assert begins.past(State.PRIMARY, NOW).replica.lacking == NOT_ANSWERED * lacks
     assert begins.after(result(StepName.REQUEST_RESYNC)).filled is not False
 
 
@@ -304,7 +303,7 @@ def test_what_a_step_leaves_is_remembered() -> None:
         (result(StepName.REQUEST_RESYNC), False),
         (result(StepName.REQUEST_RESYNC, Outcome.DEGRADED), True),
         (result(StepName.COMMIT, Outcome.DEGRADED), False),
-        (result(StepName.COMMIT, Outcome.DEGRADED)._replace(no_packets=True), True),
+        (result(StepName.COMMIT, Outcome.DEGRADED)._replace(lacking=True), True),
         (result(StepName.COMMIT, Outcome.FAILED), True),
         (result(StepName.RESYNC), True),
     ],
@@ -409,3 +408,41 @@ def test_a_commit_s_figures_change_no_memory() -> None:
     """They are for the event alone."""
     seen = result(StepName.COMMIT)._replace(commit=Commit(3, 2, 1))
     assert promoted().after(seen) == promoted().after(result(StepName.COMMIT))
+
+
+@pytest.mark.parametrize(
+    ("replica", "filled"),
+    [
+        (Replica(), None),
+        (Replica("silent"), False),
+        (Replica(certified=True), True),
+    ],
+)
+def test_what_the_follower_knows_replaces_what_is_remembered(
+    replica: Replica, *, filled: bool | None
+) -> None:
+    """A replica that lacks something is asked for later; one that was compared lacks nothing."""
+    memory = Memory(daemon=DAEMON)
+    assert memory.knowing(replica).filled is filled
+    unanswered = memory._replace(filled=False)
+    assert unanswered.knowing(replica).filled is bool(filled)
+    expected = "" if filled else (replica.lacking or NOT_ANSWERED)
+    assert unanswered.past(State.PRIMARY, NOW, replica).replica.lacking == expected
+
+
+def test_a_commit_that_lacks_something_is_remembered() -> None:
+    """Until one has asked a peer that could send it."""
+    lacking = result(StepName.COMMIT, Outcome.DEGRADED)._replace(lacking=True)
+    memory = Memory(daemon=DAEMON, filled=True).after(lacking)
+    assert memory.filled is False
+    assert memory.after(result(StepName.COMMIT)).filled is True
+
+
+def test_the_last_transition_and_its_promotion_have_a_name() -> None:
+    """Both are empty where there was none."""
+    assert Memory().transition == ""
+    assert not Memory().is_promoted_by("one")
+    memory = begun(Memory(daemon=DAEMON), State.PRIMARY, "one")
+    assert memory.transition == "one"
+    assert memory.is_promoted_by("one")
+    assert not memory.is_promoted_by("two")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from primary_backup.commands.main import main
-from primary_backup.conntrackd.conf import Conntrackd, read_conntrackd
+from primary_backup.conntrackd.conf import Conntrackd, Link, read_conntrackd
 from primary_backup.plan import Mode
 from primary_backup.site.model import MODES, WIRINGS
 from primary_backup.site.read import read_site
@@ -99,6 +99,7 @@ def test_the_shipped_configuration_has_the_values_of_the_article() -> None:
         hash_limit=131072,
         purge_timeout=60,
         ports=(3780,),
+        links=(Link("10.99.99.1", "10.99.99.2", 3780, "eth2"),),
         internal_cache=True,
         external_cache=True,
         expectation_sync=False,
@@ -161,16 +162,17 @@ def test_a_site_without_ipv6_and_without_ports_has_nothing_of_them() -> None:
     assert not re.search("ip6 saddr (?!fe80)|net6|own6", files["nftables/ftfw.nft"])
 
 
-@pytest.mark.parametrize("port", [22, 1023, 1024, 32767])
+@pytest.mark.parametrize("port", [22, 1022, 1023, 32766])
 def test_the_port_of_the_replication_is_the_same_in_every_file(port: int) -> None:
-    """conntrackd, ruleset and sysctl agree; below 1024 a port is root's without a sysctl."""
+    """conntrackd, ruleset and sysctl agree; below 1024 both ports are root's without a sysctl."""
     files = render(SITE._replace(port=port), "fw-1")
 
     assert f"Port {port} " in files["conntrackd/conntrackd.conf"]
     assert f"define replication_port = {port} " in files["nftables/ftfw.nft"]
+    assert f"define report_port = {port + 1} " in files["nftables/ftfw.nft"]
     sysctl = code(files["sysctl.d/ftfw.conf"])
     kept = [line for line in sysctl if "ip_unprivileged_port_start" in line]
-    assert kept == ([f"net.ipv4.ip_unprivileged_port_start = {port + 1}"] if port >= 1024 else [])
+    assert kept == ([f"net.ipv4.ip_unprivileged_port_start = {port + 2}"] if port >= 1023 else [])
     assert "3780" not in "".join(files.values())
 
 

@@ -69,7 +69,11 @@ def test_what_is_left_out_is_what_is_recommended() -> None:
         ),
         ("port = 3780", "port = 0", "link.port: 0 is no whole number from 1 to 65535"),
         ("port = 3780", 'port = "3780"', "link.port: '3780' is no whole number from 1 to 65535"),
-        ("port = 3780", "port = 32768", "link.port: 32768 cannot be kept for root, because the"),
+        (
+            "port = 3780",
+            "port = 32767",
+            "link.port: 32767 and the next one cannot be kept for root",
+        ),
         ('name = "fw-2"', 'name = "fw-1"', "node: both are named fw-1"),
         ('name = "fw-2"', 'name = "fw 2"', "node.2.name: 'fw 2' is not a host name"),
         (

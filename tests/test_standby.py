@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
 from primary_backup.conntrackd.start import Unstartable
-from primary_backup.memory import Past
+from primary_backup.past import Past
 from primary_backup.peer import BULK_SECONDS
 from primary_backup.plan import Mode, Replication, State, Step, StepName, plan
 from primary_backup.proof import (

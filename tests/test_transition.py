@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from primary_backup.conntrackd.client import Unanswered
 from primary_backup.conntrackd.start import Unstartable
-from primary_backup.memory import Earlier, Past
-from primary_backup.plan import Replication, State, StepName
+from primary_backup.past import Earlier, Past, Replica, Reported
+from primary_backup.plan import Mode, Replication, State, StepName
 from primary_backup.proof import (
     Kernel,
     Outcome,
@@ -316,6 +316,59 @@ def test_a_daemon_that_keeps_dying_is_not_refilled() -> None:
     assert done.outcomes["commit"] is Outcome.DEGRADED
     assert "restarted again and again" in done.reason("commit")
     assert "-f" not in world.asked
+
+
+SILENT = Replica("nothing was received since 12:00:00")
+REPORTED = Replica(reported=Reported("fw-1", 1_000, 2.0))
+
+
+@pytest.mark.parametrize("replica", [SILENT, REPORTED])
+def test_what_a_replica_lacks_comes_from_a_peer_that_lives(replica: Replica) -> None:
+    """It is asked behind the commit, and its answer is committed as well."""
+    world = World(external=900, holds=1_000)
+    done = carry_out(world, State.PRIMARY, past=Past(replica=replica))
+    assert world.asked[:3] == ["-c", "-n", "-c"]
+    assert done.outcomes["commit"] is Outcome.OK
+    assert "the peer has sent 1000 connections" in done.reason("commit")
+    assert not any(step.lacking for step in done.results)
+
+
+@pytest.mark.parametrize(
+    ("replica", "why"),
+    [
+        (SILENT, "nothing was received since 12:00:00"),
+        (REPORTED, "fw-1 reported 1000 connections 2.0 s before; this node held 100 connections l"),
+    ],
+)
+def test_what_a_replica_lacks_is_named_where_no_peer_sends_it(replica: Replica, why: str) -> None:
+    """All that is here is recovered; that is not all that there was."""
+    world = World(external=900, peer=False)
+    done = carry_out(world, State.PRIMARY, past=Past(replica=replica))
+    assert done.outcomes["commit"] is Outcome.DEGRADED
+    assert f"900 of 900 connections recovered; {why}" in done.reason("commit")
+    assert done.results[0].lacking
+    assert done.outcomes["flush"] is Outcome.OK
+
+
+def test_what_a_replica_lacks_is_named_where_no_peer_can_be_asked() -> None:
+    """In ALARM the peer sends everything by itself, sooner or later."""
+    world = World(Replication(Mode.ALARM), external=900)
+    done = carry_out(world, State.PRIMARY, past=Past(replica=SILENT))
+    assert done.outcomes["commit"] is Outcome.DEGRADED
+    assert SILENT.lacking in done.reason("commit")
+    assert "-n" not in world.asked
+
+
+@pytest.mark.parametrize("expected", [1_000, 1_010])
+def test_a_replica_that_holds_what_was_reported_is_whole(expected: int) -> None:
+    """The peer's own count stands beside the one of the external cache."""
+    world = World(external=1_000, peer=False)
+    replica = Replica(reported=Reported("fw-1", expected, 0.6))
+    done = carry_out(world, State.PRIMARY, past=Past(replica=replica))
+    assert done.outcomes["commit"] is Outcome.OK
+    assert done.reason("commit") == (
+        f"1000 of 1000 connections recovered; fw-1 reported {expected} connections 0.6 s before"
+    )
 
 
 def test_a_refused_flush_degrades() -> None:

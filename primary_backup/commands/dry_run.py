@@ -7,7 +7,8 @@ from primary_backup.conntrackd.accepted import Accepted, Invalid
 from primary_backup.conntrackd.client import Daemon
 from primary_backup.decide import Decision, Observed, decide
 from primary_backup.intent import Intent
-from primary_backup.memory import Memory, Past
+from primary_backup.memory import Memory
+from primary_backup.past import Past
 from primary_backup.plan import STARTS_DAEMON, Replication, State
 from primary_backup.rundir.directory import RunDir, Unusable
 from primary_backup.rundir.tickets import under_way

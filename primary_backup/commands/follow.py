@@ -13,15 +13,19 @@ from primary_backup.keepalived.fifo import Fifo, NoFifo
 from primary_backup.keepalived.notify import Followed
 from primary_backup.proof import Outcome
 from primary_backup.rundir.directory import RunDir, Unusable
-from primary_backup.settings import FIFO
+from primary_backup.settings import FIFO, KEY
 
 
 @click.command()
 @click.option("--group", metavar="NAME", help="Follow the notifications of this sync group.")
 @click.option("--instance", metavar="NAME", help="Follow the notifications of this VRRP instance.")
+@click.option(
+    "--key", metavar="PATH", default=KEY, callback=absolute, show_default=True,
+    help="The key of the reports to and from the peer; see `key`.",
+)  # fmt: skip
 @click.argument("path", default=FIFO, callback=absolute)
 @click.pass_obj
-def follow(common: Common, group: str | None, instance: str | None, path: str) -> None:
+def follow(common: Common, group: str | None, instance: str | None, key: str, path: str) -> None:
     """Stay, follow keepalived's notify FIFO, and keep conntrackd in sync.
 
     PATH is that of keepalived's vrrp_notify_fifo; without it
@@ -35,7 +39,8 @@ def follow(common: Common, group: str | None, instance: str | None, path: str) -
     with contextlib.suppress(Unusable):  # every transition reports it, and goes on
         RunDir(settings.run_dir).close()  # the FIFO may lie in it
     try:
-        Follower(Fifo(path), followed, settings, emitter, partial(emitter.show, wait=False)).run()
+        show = partial(emitter.show, wait=False)
+        Follower(Fifo(path), followed, settings, emitter, show, key=key).run()
         emitter.show()
     except NoFifo as error:
         complain(str(error))

@@ -33,6 +33,7 @@ _MODULES = {
     "notify": "notify",
     "follow": "follow",
     "unlock": "unlock",
+    "key": "key",
     "render": "render",
 }
 """Where each command is; a commit does not wait for the imports of the others."""

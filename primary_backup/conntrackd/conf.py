@@ -9,6 +9,8 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 from primary_backup.plan import Mode
 
@@ -50,6 +52,9 @@ _SETTINGS = {
     ("General", "Path"): {"path"},
     ("Sync", "Mode"): {"ftfw", "alarm", "notrack"},
     ("Sync", "Port"): {"number"},
+    ("Sync", "IPv4_address"): {"address"},  # of Multicast and of a link alike
+    ("Sync", "IPv4_Destination_Address"): {"address"},
+    ("Sync", "Interface"): {"name"},
     ("Sync", "PurgeTimeout"): {"number"},
     ("Sync", "DisableInternalCache"): {"on", "off"},
     ("Sync", "DisableExternalCache"): {"on", "off"},
@@ -57,8 +62,21 @@ _SETTINGS = {
 }
 
 
+_LINKS = {"Multicast", "UDP", "TCP"}
+
+
 class ConfError(ValueError):
     """A file conntrackd refuses, in one line: the line number and what is wrong there."""
+
+
+class Link(NamedTuple):
+    """A dedicated link to one peer: a UDP or TCP block with two IPv4 addresses."""
+
+    own: str
+    peer: str
+    port: int
+    interface: str = ""
+    """Empty where it names none."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,8 @@ class Conntrackd:
     """Seconds from a purge request (``-t``) to the flush of the kernel table. Default 60."""
     ports: tuple[int, ...] = ()
     """The UDP or TCP ports of its dedicated links, in the order of its file."""
+    links: tuple[Link, ...] = ()
+    """Those of them that name one peer, as Multicast does not, by IPv4."""
     internal_cache: bool = True
     """Whether it keeps this node's own states in memory, to send them. Default True."""
     external_cache: bool = True
@@ -132,6 +152,7 @@ def read_conntrackd(text: bytes) -> Conntrackd:
         hash_limit=_number(last.get("HashLimit", "")) or Conntrackd.hash_limit,
         purge_timeout=_number(last.get("PurgeTimeout", "")) or Conntrackd.purge_timeout,
         ports=tuple(_number(value) for name, value in settings if name == "Port"),
+        links=tuple(_links(settings)),
         # init_sync() heeds these two whichever mode's block they stand in.
         internal_cache=last.get("DisableInternalCache") != "on",
         external_cache=last.get("DisableExternalCache") != "on",
@@ -163,10 +184,23 @@ def _parse(text: str) -> tuple[set[str], list[tuple[str, str]]]:
             depth += _kind(value) == "open"
             settings.append((name, _value(value)))
         else:
+            if section == "Sync" and depth == 1 and name in _LINKS:
+                settings.append(("Link", name))
             depth += (kind == "open") - (kind == "close")
     if depth:
         raise _error(text, len(text), f"the section {section} does not end")
     return sections, settings
+
+
+def _links(settings: list[tuple[str, str]]) -> Iterator[Link]:
+    """Find the links that name one peer; in a block the last value of a setting counts."""
+    starts = [at for at, (name, _) in enumerate(settings) if name == "Link"]
+    for start, end in pairwise([*starts, len(settings)]):
+        block = dict(settings[start:end])
+        own, peer = block.get("IPv4_address"), block.get("IPv4_Destination_Address")
+        port = _number(block.get("Port", ""))
+        if own and peer and port:
+            yield Link(own, peer, port, block.get("Interface", ""))
 
 
 def _tokens(text: str) -> Iterator[re.Match[str]]:
@@ -193,13 +227,13 @@ def _kind(token: re.Match[str] | None) -> str:
 
 
 def _value(token: re.Match[str]) -> str:
-    """Take the text of a path or a number, the kind of any other token."""
+    """Take the text of a path, an address, a name or a number, the kind of any other token."""
     kind = _kind(token)
     if kind == "path":
         # A C string ends at the NUL that the lexer let into the path.
         path = token[0].partition("\0")[0]
         return path.encode("latin-1").decode("utf-8", "surrogateescape")
-    return token[0] if kind == "number" else kind
+    return token[0] if kind in ("number", "address", "name") else kind
 
 
 def _number(digits: str) -> int:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 # A number has at most 20 digits: 64 bits.
 _ACTIVE = rb"current active connections:\s+(\d{1,20})"
 _SENT = rb"connections (?:created|updated):\s+(\d{1,20})"
+_REFUSED = rb"connections created:\s+\d+\s+failed:\s+(\d{1,20})"
 _BYTES = rb"(\d{1,20}) Bytes sent\s+(\d{1,20}) Bytes recv"
 _PACKETS = rb"(\d{1,20}) Pckts sent\s+(\d{1,20}) Pckts recv"
 _FLUSHES = rb"flush kernel table:\s+(\d{1,20})"
@@ -29,6 +30,8 @@ class Status(NamedTuple):
     bytes_sent: int
     packets_received: int
     bytes_received: int
+    refused: int = 0
+    """Entries that a cache, or the kernel table, could not create: it was full."""
 
 
 def parse(text: bytes) -> Status | None:
@@ -46,6 +49,7 @@ def parse(text: bytes) -> Status | None:
         bytes_sent=sent,
         packets_received=_pair(_PACKETS, text)[1],
         bytes_received=received,
+        refused=sum(int(count) for count in re.findall(_REFUSED, text)),
     )
 
 

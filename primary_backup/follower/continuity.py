@@ -24,7 +24,7 @@ class Continuity:
         """Note that this state's transition, the last one, has ended."""
         # Where nothing can be written, the dates decide.
         with contextlib.suppress(Unusable, OSError), self._open() as run_dir:
-            run_dir.store_continuity({**_noted(reported), _AFTER: _transition(memory)})
+            run_dir.store_continuity({**_noted(reported), _AFTER: memory.transition})
 
     def is_unbroken(self, reported: VrrpState) -> bool:
         """Whether keepalived has been in this state ever since it was noted."""
@@ -40,7 +40,7 @@ class Continuity:
         (noted, after), now = self._stored(), _noted(reported)
         if noted == now:
             return 0.0
-        if after == _transition(memory) and noted.get("starts") == now["starts"]:
+        if after == memory.transition and noted.get("starts") == now["starts"]:
             return SURE  # the wall clock may have been set meanwhile
         before = {name: count - 1 for name, count in reported.promotions.items()}
         remembered = memory.last is not None and memory.last.state is State.PRIMARY
@@ -69,7 +69,3 @@ def _noted(reported: VrrpState) -> dict[str, Any]:
         "state": reported.state.value,
         "promotions": reported.promotions,
     }
-
-
-def _transition(memory: Memory) -> str:
-    return memory.last.transition if memory.last is not None else ""

@@ -6,9 +6,8 @@ any pause at once.
 
 import contextlib
 import importlib
-import os
+import math
 import select
-import signal
 import time
 from collections.abc import Callable
 
@@ -16,9 +15,11 @@ from primary_backup.conntrackd.conf import ConfError, read_conf
 from primary_backup.controller import Emit, enter
 from primary_backup.follower.backoff import Backoff
 from primary_backup.follower.inbox import Inbox, Queued
+from primary_backup.follower.known_peer import KnownPeer
 from primary_backup.follower.leftovers import disarm, store, unfinished
 from primary_backup.follower.reconcile import Reconciler
-from primary_backup.follower.upkeep import POLL_SECONDS, Upkeep
+from primary_backup.follower.signals import Signals
+from primary_backup.follower.upkeep import Upkeep
 from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived.fifo import Fifo
 from primary_backup.keepalived.notify import Followed
@@ -49,6 +50,8 @@ class Follower:
         settings: Settings,
         emit: Emit,
         show: Callable[[], None],
+        *,
+        key: str,
     ) -> None:
         """Take what is followed; ``show`` writes out the events that ``emit`` has buffered."""
         for module in _ON_DEMAND:
@@ -58,24 +61,18 @@ class Follower:
         self._emit = emit
         self._show = show
         self._service = Service()
-        self._signals: list[str] = []
-        self._hangup = False
-        self._awake, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda n, _: self._signals.append(signal.Signals(n).name))
-        signal.signal(signal.SIGHUP, self._hang_up)
+        self._signals = Signals()
         self._reconciler = Reconciler(self._inbox, followed, settings, self._event, self._interrupt)
         self._upkeep = Upkeep(settings, self._event, self._interrupt_poll)
+        self._peer = KnownPeer(
+            settings, self._inbox, self._upkeep, self._reconciler, key=key, event=self._event
+        )
         self._refused: Intent | None = None
         self._rival: Intent | None = None
         self._retries = Backoff()
         self._rivals = Backoff()
         self._losses = Backoff(LONGEST_LOSS_SECONDS)
-        self._next_poll = 0.0
-
-    def _hang_up(self, _number: int, _frame: object) -> None:
-        self._hangup = True
+        self._polled = -math.inf
 
     # -- the loop ---------------------------------------------------------------------------
 
@@ -86,10 +83,9 @@ class Follower:
         issued, left = self._inbox.issued(), unfinished(self._settings.run_dir)
         if not self._reconciler.ask("the follower has started") and left is not None:
             self._inbox.propose(left, issued)
-        while not self._signals:
+        while not self._signals.received:
             self._service.pet_watchdog()
-            if self._hangup:
-                self._hangup = False
+            if self._signals.take_hangup():
                 self._read_again()
             if self._inbox.fifo.is_replaced():
                 self._reopen()
@@ -101,8 +97,8 @@ class Follower:
             taken = self._inbox.take()
             if taken is not None and not self._is_too_often(taken.intent):
                 self._act(taken)
-            elif time.monotonic() >= self._next_poll:
-                self._next_poll = time.monotonic() + POLL_SECONDS
+            elif time.monotonic() >= self._polled + self._peer.poll_seconds:
+                self._polled = time.monotonic()
                 self._poll()
             if self._inbox.waiting is None:
                 self._show()
@@ -111,14 +107,21 @@ class Follower:
 
     def _left(self) -> float:
         """Seconds until there is something to do, even without a notification."""
-        return min(self._next_poll - time.monotonic(), self._service.patience_seconds)
+        until_poll = self._polled + self._peer.poll_seconds - time.monotonic()
+        return min(until_poll, self._service.patience_seconds)
 
     def _wait(self, seconds: float) -> None:
-        """Sleep until there is something in the FIFO, or a signal."""
+        """Sleep until there is something in the FIFO, or of the peer's, or a signal."""
+        self._tend()
+        sources = [self._inbox.fifo.fileno(), self._signals.fileno(), *self._peer.filenos()]
+        ready, _, _ = select.select(sources, [], [], seconds)
+        if self._signals.fileno() in ready:
+            self._signals.drain()
+
+    def _tend(self) -> None:
+        """What goes on whatever is under way: the watchdog, and the reports of both nodes."""
         self._service.pet_watchdog()
-        ready, _, _ = select.select([self._inbox.fifo.fileno(), self._awake], [], [], seconds)
-        if self._awake in ready:
-            os.read(self._awake, 4096)
+        self._peer.tend()
 
     def _is_too_often(self, intent: Intent) -> bool:
         """Whether a rival sends all the time: keepalived writes a line for each of its adverts."""
@@ -146,7 +149,7 @@ class Follower:
         if taken is not None:
             self._act(taken)
         disarm(self._settings, self._emit, self._inbox.issued())
-        self._event("follow.ended", Outcome.OK, f"received {self._signals[0]}")
+        self._event("follow.ended", Outcome.OK, f"received {self._signals.received[0]}")
 
     def _reopen(self) -> None:
         self._inbox.read()
@@ -164,11 +167,8 @@ class Follower:
         except ConfError as error:
             self._event("conf.read", Outcome.DEGRADED, str(error))
         else:
-            self._event(
-                "conf.read",
-                Outcome.OK,
-                f"{self._settings.config} is valid, and used from the next notification on",
-            )
+            why = f"{self._settings.config} is valid, and used from the next notification on"
+            self._event("conf.read", Outcome.OK, why)
 
     def _poll(self) -> None:
         """With nothing else to do: poll keepalived, then the daemon; try a refused intent again."""
@@ -203,12 +203,12 @@ class Follower:
         running = taken.intent
 
         def newer() -> str | None:
-            self._service.pet_watchdog()
+            self._tend()
             return self._inbox.supersedes(running)
 
         caller = Caller(
             taken.issued,
-            self._signals,
+            self._signals.received,
             started=self._inbox.started,
             newer=newer,
             wait=self._wait,
@@ -221,7 +221,7 @@ class Follower:
         superseded = ending.outcome is Outcome.SUPERSEDED and self._inbox.waiting is None
         if superseded and self._inbox.fifo.is_replaced():
             self._inbox.propose(running, self._inbox.issued())  # until the new one has a line
-        begun = event["steps"] or self._signals
+        begun = event["steps"] or self._signals.received
         self._reconciler.unrecorded = ending.unrecorded
         self._refused = running if ending.outcome is Outcome.FAILED and not begun else None
         if self._refused is not None:
@@ -229,13 +229,13 @@ class Follower:
         self._rival = None
         self._service.notify(STATUS=f"{event['state']}: {event['outcome']} – {event['reason']}")
         self._reconciler.stopped = running.state is State.STOP
-        self._next_poll = 0.0  # the first poll is what the next ones are compared with
+        self._polled = -math.inf  # the first poll is what the next ones are compared with
 
     def _interrupt(self) -> None:
         """End a wait for a client: a commit goes on without it, and is judged by the next one."""
-        self._service.pet_watchdog()
-        if self._signals:
-            raise Halted(f"received {self._signals[0]}")
+        self._tend()
+        if self._signals.received:
+            raise Halted(f"received {self._signals.received[0]}")
 
     def _interrupt_poll(self) -> None:
         """A poll of the daemon ends with a new notification."""

@@ -59,6 +59,8 @@ class Reconciler:
         self._named: set[str] = set()
         self.unrecorded: Memory | None = None
         """What the last transition left, where it could not be stored."""
+        self.down_seconds: float | None = None
+        """keepalived's master-down interval; None before it has reported one."""
         self.stopped = False
         """Whether keepalived does not run, so that there is nothing to keep up."""
 
@@ -78,7 +80,7 @@ class Reconciler:
             self._is_unknown(why, error)
             return False
         self._unanswered = ""
-        memory = self._memory()
+        memory = self.memory()
         why = f"{why}; keepalived reports {reported.state.value}"
         self._event("keepalived.asked", Outcome.OK, why)
         if lost:
@@ -102,7 +104,7 @@ class Reconciler:
         now = time.monotonic()
         found = Keepalived(self._program).daemons()
         self._name_unasked(found)
-        elsewhere, memory = self._writes_elsewhere(found), self._memory()
+        elsewhere, memory = self._writes_elsewhere(found), self.memory()
         if not self._backoff.allows(now) or self._inbox.read() is not None:
             return
         if self._unanswered:
@@ -128,7 +130,7 @@ class Reconciler:
 
     def _is_due(self, now: float, memory: Memory) -> bool:
         """Whether keepalived is to be asked, though it writes into our FIFO."""
-        if _name(memory) != self._compared or now - self._asked >= ASK_SECONDS:
+        if memory.transition != self._compared or now - self._asked >= ASK_SECONDS:
             return True
         # A purge that is pending destroys the connections of a master.
         return memory.has_unforced_purge(boot_seconds()) or self._contradicts(memory)
@@ -144,9 +146,10 @@ class Reconciler:
         """Act on a state that differs from ours, or has changed without a line."""
         last, compared = memory.last, self._compared
         if last is not None and last.outcome is not None:  # else it is compared again
-            self._compared = _name(memory)
-        observed, self._observed = self._observed, reported._replace(since=0.0)
-        unreported = _name(memory) == compared  # else a command may have been typed
+            self._compared = memory.transition
+        self.down_seconds = reported.down_seconds
+        observed, self._observed = self._observed, reported._replace(since=0.0, down_seconds=0.0)
+        unreported = memory.transition == compared  # else a command may have been typed
         changed = elsewhere and observed not in (None, self._observed)
         if unreported and observed is not None:
             changed = changed or observed.promotions != reported.promotions
@@ -231,7 +234,7 @@ class Reconciler:
             self._event("keepalived.asked", Outcome.DEGRADED, why)
             self._elsewhere = why
 
-    def _memory(self) -> Memory:
+    def memory(self) -> Memory:
         """What the last transition left, the follower's or another process's."""
         if self.unrecorded is not None:
             return self.unrecorded
@@ -241,8 +244,3 @@ class Reconciler:
         ):
             return run_dir.recall()
         return Memory()
-
-
-def _name(memory: Memory) -> str:
-    """The last transition; empty where there was none."""
-    return memory.last.transition if memory.last is not None else ""

@@ -43,6 +43,8 @@ class Upkeep:
         self._needs: Needs | None = None
         self._flushes: int | None = None
         self._unreadable = ""
+        self.polled: Poll | None = None
+        """What the last poll found of a daemon that was running."""
 
     def poll(self) -> Intent | None:
         """Poll once; what is to be done now, for the state that the last transition brought."""
@@ -108,7 +110,9 @@ class Upkeep:
             status = None
         internal = status.internal if status is not None else None
         ours = daemon.kernel().entries if internal is None else internal
-        return Poll(boot_seconds(), daemon.identity(), status, ours)
+        poll = Poll(boot_seconds(), daemon.identity(), status, ours)
+        self.polled = poll if status is not None else self.polled
+        return poll
 
     def _watch_purge(self, daemon: Daemon, memory: Memory) -> None:
         """Log a purge of ours that has fired: conntrackd itself logs nothing."""

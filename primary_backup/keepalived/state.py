@@ -46,6 +46,8 @@ class VrrpState(NamedTuple):
     """How often each instance has become master."""
     addresses: tuple[str, ...] = ()
     """Those that it has as a master."""
+    down_seconds: float = 0.0
+    """How long no advert comes before this node takes over: the longest of its instances."""
 
 
 class Report(NamedTuple):
@@ -97,6 +99,7 @@ class Keepalived(NamedTuple):
             _starts(found.installed, set(answers)),
             {each.name: each.promotions for each in instances},
             tuple(address for each in instances for address in each.addresses),
+            max(each.down_seconds for each in instances),
         )
 
     def report(self) -> Report:

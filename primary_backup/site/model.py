@@ -80,6 +80,11 @@ class Site(NamedTuple):
     nodes: tuple[Node, ...]
     forwards: tuple[Forward, ...]
 
+    @property
+    def report_port(self) -> int:
+        """The UDP port of the followers' reports."""
+        return self.port + 1
+
 
 def no_host(address: Address, network: Network) -> str:
     """Why no host of a network can have that address; empty where one can."""

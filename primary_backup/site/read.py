@@ -150,12 +150,12 @@ def _whole(least: int, most: int) -> Callable[[Any], Any]:
 
 def _port_of_root(value: Any) -> Any:
     port = _whole(1, 65535)(value)
-    # Where net.ipv4.ip_local_port_range begins: the kernel lets ip_unprivileged_port_start reach it
-    # and refuses more (EINVAL).
-    if port >= 32768:
+    # The next one is that of the followers' reports. Where net.ipv4.ip_local_port_range begins: the
+    # kernel lets ip_unprivileged_port_start reach it and refuses more (EINVAL).
+    if port >= 32767:
         raise vol.Invalid(
-            f"{port} cannot be kept for root, because the kernel gives ports from 32768 on to every"
-            " program: take one below"
+            f"{port} and the next one cannot be kept for root, because the kernel gives ports from"
+            " 32768 on to every program: take one below 32767"
         )
     return port
 

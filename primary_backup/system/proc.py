@@ -50,6 +50,11 @@ def boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def wall_time(boot: float) -> str:
+    """The wall clock's time of a time on CLOCK_BOOTTIME."""
+    return time.strftime("%H:%M:%S", time.localtime(time.time() - (boot_seconds() - boot)))
+
+
 def find_process(pid: int) -> Process | None:
     """Find a process; None where it has ended."""
     try:

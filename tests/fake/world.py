@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from primary_backup.conntrackd.client import Unanswered, Unreached
 from primary_backup.conntrackd.status import Status
-from primary_backup.memory import Past, SocketIdentity
+from primary_backup.memory import SocketIdentity
+from primary_backup.past import Past
 from primary_backup.plan import Mode, Replication, State, Step, StepName, plan
 from primary_backup.proof import (
     Commit,

@@ -19,6 +19,7 @@ KEEPALIVED_CONF = "/etc/keepalived/keepalived.conf"
 RULESET = "/etc/nftables.conf"
 SYSCTL = "/etc/sysctl.d/ftfw.conf"
 RUN_DIR = "/run/ftfw-transition"
+KEY = "/etc/ftfw-transition/pair.key"
 VIPS = ("10.10.0.1", "192.0.2.1")
 ONE_MORE = "10.10.0.99"
 
@@ -236,6 +237,13 @@ class Firewall(Node):
         asked = len(self.events("keepalived.asked"))
         self._follower = self.start(HOOK, "follow", *(arguments or ("--group", "G1")), env=env)
         self.until(lambda: self.events("keepalived.asked")[asked:], 10, "the follower follows")
+
+    def take_key(self, key: str) -> None:
+        """Put the pair's key, one line or two, where the follower reads it: root's alone."""
+        path = self.path(KEY)
+        path.parent.mkdir(exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(key)
 
     def followers(self) -> list[int]:
         """The numbers, on the firewall, of the followers."""

@@ -25,6 +25,7 @@ _FIRST_PROCESS = """
 read -r pid _ </proc/self/stat
 mount -t proc proc /proc
 ip link set lo up
+echo "$0" >/proc/sys/kernel/hostname
 echo "$pid"
 exec env --ignore-signal=CHLD cat >/dev/null
 """
@@ -78,8 +79,8 @@ class Node:
         self._started: list[subprocess.Popen[str]] = []
         self._cables: dict[str, tuple[Node, str]] = {}
         self._first = subprocess.Popen(
-            ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child",
-             "sh", "-ec", _FIRST_PROCESS],
+            ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--kill-child",
+             "sh", "-ec", _FIRST_PROCESS, name],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, env=ENVIRONMENT, cwd="/", start_new_session=True,
         )  # fmt: skip
@@ -123,7 +124,7 @@ class Node:
         with _children_in(self.pid):
             return subprocess.Popen(
                 ["nsenter", f"--net=/proc/{self.pid}/ns/net", f"--mount=/proc/{self.pid}/ns/mnt",
-                 "--", *argv],
+                 f"--uts=/proc/{self.pid}/ns/uts", "--", *argv],
                 stdin=stdin, stdout=stdout, stderr=stderr,
                 text=True, env={**ENVIRONMENT, **(env or {})}, cwd="/", start_new_session=True,
             )  # fmt: skip

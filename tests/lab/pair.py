@@ -173,7 +173,7 @@ class Pair:
         until(self.fw1.is_master, within=20, what="fw-1 is master")
         self.fw2.start_keepalived()
         self.fw1.until(lambda: self.fw1.was_made("primary"), 10, "has been made primary")
-        self.fw2.until(lambda: self.fw2.was_made("backup"), 10, "has been made backup")
+        self.fw2.until(lambda: self.fw2.was_made("backup"), 20, "has been made backup")
         return self
 
     def open_connections(self, count: int) -> Traffic:

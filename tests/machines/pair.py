@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from tests.lab.firewall import Firewall
+from tests.lab.firewall import KEY, Firewall
 from tests.lab.node import Node
 from tests.lab.pair import DEDICATED_LINK, Pair, Wiring
 from tests.lab.traffic import Traffic
@@ -125,10 +126,21 @@ class Machines(Pair):
             for line in commands(self.wiring):
                 machine.shell(line, timeout=120)
             machine.until(lambda machine=machine: machine.last(), 20, "has its first record")  # type: ignore[misc]
+        if self.wiring == "fifo":
+            self._share_key()
         if self.wiring == "hooks":
             # The README's line for a pair without followers: fw-1 was alone until now.
             self.both[0].shell(again())
         self.settled()
+
+    def _share_key(self) -> None:
+        """Make a key on fw-1, and copy it to fw-2, as the README has it."""
+        first, second = self.both
+        first.shell("ftfw-transition key")
+        key = first.shell(f"cat {KEY}")
+        second.shell(
+            f"install -d {os.path.dirname(KEY)} && umask 077 && printf '%s' '{key}' >{KEY}"
+        )
 
     def settled(self, within: float = 30) -> tuple[Machine, Machine]:
         """Wait until one is primary and one is backup, in sync; these two."""

@@ -1,0 +1,1 @@
+"""The pair channel: what one follower reports to the other, each second."""

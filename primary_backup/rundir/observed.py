@@ -1,0 +1,28 @@
+"""What the follower knows of the peer, for transitions of whichever process."""
+
+from primary_backup.memory import SocketIdentity
+from primary_backup.pair.observed import Observed, from_json, to_json
+from primary_backup.past import Replica
+from primary_backup.rundir.directory import RunDir
+from primary_backup.system.proc import boot_id, wall_time
+
+_FILE = "peer.json"
+
+
+def store(run_dir: RunDir, observed: Observed) -> None:
+    """Store it; raises OSError."""
+    run_dir.write(_FILE, to_json(observed, boot_id()).encode())
+
+
+def recall(run_dir: RunDir) -> Observed | None:
+    """What was stored last in this boot; None where nothing was, or it cannot be read."""
+    try:
+        return from_json(run_dir.read(_FILE).decode(), boot_id())
+    except (OSError, ValueError):
+        return None
+
+
+def known_replica(run_dir: RunDir | None, issued: float, daemon: SocketIdentity | None) -> Replica:
+    """What that shows of the replica for a promotion that was ``issued`` then (boot seconds)."""
+    observed = recall(run_dir) if run_dir is not None else None
+    return observed.replica(issued, daemon, wall_time) if observed is not None else Replica()
