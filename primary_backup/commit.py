@@ -16,14 +16,13 @@ from primary_backup.proof import (
     judge_commit,
 )
 from primary_backup.requests import Requests
+from primary_backup.system.proc import wall_time
 
 POLL_SECONDS = 0.1
 STILL_SECONDS = 0.5
 """A running commit makes entries without a pause longer than this."""
 OVER_SECONDS = 10.0
 """How long a purge or a bulk may go on before the commit is repeated all the same."""
-REFILL_SECONDS = 3.0
-"""How long a bulk may take to arrive: a peer that has traffic never stops sending."""
 _ASKED_LATER = "a follower asks once packets of the peer arrive; without one run this again then"
 _WHY_DEAD = "find out why it died: its log, `journalctl -u conntrackd`, `dmesg`"
 
@@ -69,8 +68,9 @@ class Committing:
         """
         verdict = self._commit()
         why = self._replica.lacks(self.seen.expected)
-        parts = (verdict.reason, self._replica.reported, "" if self._has_died else why)
-        verdict = verdict._replace(reason="; ".join(str(part) for part in parts if part))
+        source = self._replica.source(wall_time)
+        parts = (verdict.reason, source, "" if self._has_died else why)
+        verdict = verdict._replace(reason="; ".join(filter(None, parts)))
         if not why and not self._has_died:
             return verdict
         if self._peer is None:
@@ -110,7 +110,7 @@ class Committing:
                 f"{why}; no packets from a peer that could send what it held",
                 _WHY_DEAD if self._has_died else _ASKED_LATER,
             )
-        answer = peer.fetch(partial(self._requests.ask, ("-n",)), REFILL_SECONDS)
+        answer = peer.fetch(partial(self._requests.ask, ("-n",)))
         if answer is None:
             return Verdict(Outcome.DEGRADED, f"{why}; {RESTARTED}", _WHY_DEAD)
         self.lacking = False

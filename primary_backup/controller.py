@@ -12,9 +12,10 @@ from primary_backup.decide import Caches, Decision, Observed, asks_caches, decid
 from primary_backup.intent import Intent, Kind
 from primary_backup.memory import Last, Memory
 from primary_backup.plan import STARTS_DAEMON, State, Step, StepName
-from primary_backup.proof import ENDED, Kernel, Outcome, StepResult, Verdict
+from primary_backup.proof import ENDED, Kernel, Outcome, Verdict
 from primary_backup.record import conclude, final_event, step_event
 from primary_backup.requests import Requests
+from primary_backup.result import StepResult
 from primary_backup.rundir.observed import known_replica
 from primary_backup.rundir.turn import Caller, Halted, Stuck, Turn
 from primary_backup.settings import Settings
@@ -25,8 +26,8 @@ from primary_backup.transition import Transition
 Emit = Callable[[str, dict[str, Any]], str]
 """Log one event, by name and fields; returns the line that was logged."""
 
-TRANSITION_SECONDS = 45.0
-"""When a transition gives up; the time in which a commit makes entries does not count."""
+STEP_SECONDS = 45.0
+"""When a step gives up, and with it the transition."""
 
 
 class Ending(NamedTuple):
@@ -139,7 +140,7 @@ class _Controller:
             start=partial(start, daemon) if self._may_start() else None,
             check=self._turn.check,
             pause=self._turn.pause,
-            deadline=time.monotonic() + TRANSITION_SECONDS,
+            step_seconds=STEP_SECONDS,
         )
         transition = Transition(
             steps,
@@ -149,6 +150,7 @@ class _Controller:
             objection=self._objection,
             awaits_bulk=decision.awaits_bulk,
             purge_seconds=self._purge_seconds,
+            reported=lambda: known_replica(self._turn.run_dir, boot_seconds(), None).reported,
         )
         for result in transition.results():
             self._results.append(result)
@@ -157,8 +159,7 @@ class _Controller:
             if result.attempts:
                 self._turn.write(self._memory)
             self._emit("step.finished", step_event(self._name, self._state, result))
-        if self._accepted.note:
-            self._notes.append(self._accepted.note)
+        self._notes += [self._accepted.note] if self._accepted.note else []
 
     def _may_start(self) -> bool:
         """Whether a dead daemon is started: in no fault, and by no other file than its own."""

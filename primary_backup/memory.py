@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from primary_backup.past import NOT_ANSWERED, Earlier, Past, Replica
 from primary_backup.plan import PURGES, State, Step, StepName
-from primary_backup.proof import ENDED, PURGE_MARGIN_SECONDS, Kernel, Left, Outcome, StepResult
+from primary_backup.proof import ENDED, PURGE_MARGIN_SECONDS, Kernel, Left, Outcome
+from primary_backup.result import StepResult
 from primary_backup.system.proc import TICKS_PER_SECOND, Issued
 
 _CANCEL_PURGE = frozenset(
@@ -71,6 +72,8 @@ class Memory(NamedTuple):
     """The last transition waited for packets of the peer, and none came."""
     filled: bool | None = None
     """Whether the peer has answered this daemon; None where it was to ask nothing."""
+    asked: float | None = None
+    """When the transition was issued that has asked the peer last (boot)."""
     deferred: bool = False
     """A purge was not asked for, because it was not safe yet."""
 
@@ -124,6 +127,8 @@ class Memory(NamedTuple):
         earlier = self._earlier() if state is State.PRIMARY else None
         if self.filled is False and not replica.lacking and not replica.certified:
             replica = replica._replace(lacking=NOT_ANSWERED)
+        elif self.filled and not replica.watched:
+            replica = replica._replace(answered=self.asked)
         return Past(self.left, self.has_pending_purge(boot), earlier, replica)
 
     def _earlier(self) -> Earlier | None:
@@ -138,10 +143,11 @@ class Memory(NamedTuple):
 
         ``live``: this node has been what it is to be, so that a primary has nothing to commit.
         """
-        names = {step.name for step in steps}
+        asks = any(step.name is StepName.REQUEST_RESYNC for step in steps)
         return self._replace(
             last=last,
-            filled=bool(self.filled) if StepName.REQUEST_RESYNC in names else self.filled,
+            filled=bool(self.filled) if asks else self.filled,
+            asked=last.issued.seconds if asks else self.asked,
             promotion=self._promoted(last.transition, steps, live=live)
             if last.state is State.PRIMARY
             else None,
@@ -220,6 +226,7 @@ def from_json(text: str, boot_id: str) -> Memory:
             left=Left(*stored["left"]),
             no_packets=stored["no_packets"],
             filled=stored["filled"],
+            asked=stored["asked"],
             deferred=stored["deferred"],
         )
     except (KeyError, TypeError, IndexError) as error:

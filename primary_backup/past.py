@@ -1,5 +1,6 @@
 """What a transition has to reckon with: of earlier ones, and of the peer."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from primary_backup.plan import Step, When
@@ -37,6 +38,21 @@ class Replica(NamedTuple):
     reported: Reported | None = None
     certified: bool = False
     """Both nodes' counts were compared just before, and agreed."""
+    watched: bool = False
+    """A follower has watched the link until now."""
+    answered: float | None = None
+    """When the peer's last answer was asked for (CLOCK_BOOTTIME), where nothing is known since."""
+
+    def source(self, wall_time: Callable[[float], str]) -> str:
+        """What is known of it: the peer's own count, or how old it is; empty where nothing is.
+
+        ``wall_time`` is the time of day of a time on CLOCK_BOOTTIME.
+        """
+        if self.reported is not None:
+            return str(self.reported)
+        if self.answered is None:
+            return ""
+        return f"replica of {wall_time(self.answered)}, the link was not watched since"
 
     def lacks(self, held: int | None) -> str:
         """Why the peer may have had more than the ``held`` connections; empty where it had not."""

@@ -5,7 +5,16 @@ from typing import NamedTuple
 
 from primary_backup.conntrackd.status import Status
 from primary_backup.memory import SocketIdentity
-from primary_backup.proof import covers
+from primary_backup.past import Replica, Reported
+from primary_backup.proof import (
+    ARRIVING_PART,
+    MORE_ROOM,
+    Outcome,
+    Verdict,
+    covers,
+    few_copies,
+    slack,
+)
 from primary_backup.requests import Requests
 
 ALIVE_SECONDS = 1.1
@@ -14,11 +23,10 @@ SILENCE_SECONDS = 2.0
 """A running peer sends more often than this."""
 ABSENT_SECONDS = 5.0
 """How long a backup waits for any packet of the peer."""
-SETTLED_SECONDS = 0.5
-"""A bulk that is arriving makes no pause as long as this."""
-EMPTY_SECONDS = 1.5
-"""A peer that has anything to send has begun by now."""
+SETTLED_SECONDS = 1.5
+"""An answer makes no pause as long as this: FTFW sends a lost message again within a second."""
 ARRIVING_SECONDS = 30.0
+"""How long an answer may go on arriving."""
 BULK_SECONDS = 10.0
 """How long a new primary may take for its commit, and then for sending everything."""
 ENDLESS_MESSAGES = 1
@@ -26,6 +34,7 @@ ENDLESS_MESSAGES = 1
 POLL_SECONDS = 0.1
 ASKS = 2
 """A conntrackd that is restarted during the answer is asked for it once more."""
+ASK_AGAIN = "a follower asks again by itself; without one run `ftfw-transition backup` later"
 RESTARTED = "conntrackd was restarted again and again while the peer's answer arrived"
 
 
@@ -37,8 +46,18 @@ class Answer(NamedTuple):
 
     @property
     def received(self) -> int:
-        """Connections that the external cache, or the kernel table, was given."""
-        return self.after.replicated - self.before.replicated
+        """Connections that the external cache, or the kernel table, was given.
+
+        conntrackd counts messages: of one connection there may be several, but no more connections
+        than it holds now.
+        """
+        messages = self.after.replicated - self.before.replicated
+        return messages if self.after.external is None else min(messages, self.after.external)
+
+    @property
+    def refused(self) -> int:
+        """Connections that it could not create: it was full."""
+        return self.after.refused - self.before.refused
 
     @property
     def older(self) -> int:
@@ -49,12 +68,18 @@ class Answer(NamedTuple):
 class Peer:
     """The peer, as far as this node's own daemon receives its packets."""
 
-    def __init__(self, requests: Requests) -> None:
+    def __init__(
+        self, requests: Requests, reported: Callable[[], Reported | None] = lambda: None
+    ) -> None:
+        """``reported`` is how many connections the peer has reported last, where it reports any."""
         self._requests = requests
+        self._reported = reported
         self.receiving = False
         """Whether a packet of the peer's came while it was waited for."""
         self.no_packets = False
         """Whether one was waited for long enough, and none came."""
+        self.refused = 0
+        """Connections of its answer that conntrackd could not create."""
 
     def await_packet(self, before: Status) -> bool:
         """Wait for a packet of the peer's, a keep-alive if nothing else; whether one came."""
@@ -79,29 +104,59 @@ class Peer:
                 return status, True
             self._wait()
 
-    def fetch(self, ask: Callable[[], None], arriving: float = ARRIVING_SECONDS) -> Answer | None:
+    def fetch(self, ask: Callable[[], None]) -> Answer | None:
         """Ask the peer for all it has, by ``ask``; what came of it until the answer was whole.
 
-        It may be ``arriving`` for so many seconds at most. None where conntrackd was restarted
-        again and again meanwhile: what one daemon has received its successor does not hold.
+        None where conntrackd was restarted again and again meanwhile: what one daemon has received
+        its successor does not hold.
         """
         for _ in range(ASKS):
             self._requests.adopt()
             before = self._requests.status()
             daemon = self._requests.identity
             ask()
-            after = self._answer(before, daemon, arriving)
+            after = self._answer(before, daemon)
             if after is not None:
-                return Answer(before, after)
+                answer = Answer(before, after)
+                self.refused = answer.refused
+                return answer
             self.receiving = False
         return None
 
-    def _answer(
-        self, before: Status, daemon: SocketIdentity | None, arriving: float
-    ) -> Status | None:
-        """Poll until the peer's answer has arrived whole, or no packet comes."""
+    def judge(self, answer: Answer | None) -> Verdict:
+        """Whether an answer, or its absence, has made this node's replica whole."""
+        if answer is None:
+            return Verdict(Outcome.DEGRADED, RESTARTED, ASK_AGAIN)
+        if not self.receiving:
+            reason = "no packets from the peer on the dedicated link: this node holds no fresh copy"
+            return Verdict(Outcome.DEGRADED, reason, ASK_AGAIN)
+        if answer.refused > 0:
+            reason = f"conntrackd could not create {answer.refused} connections of the peer's"
+            return Verdict(Outcome.DEGRADED, f"{reason}: its cache is full", MORE_ROOM)
+        if missing := self.missing(answer.after.external):
+            return Verdict(Outcome.DEGRADED, missing, ASK_AGAIN)
+        received = answer.received
+        if received == 0:
+            return Verdict(Outcome.OK, "peer is running, nothing to replicate")
+        reason = f"{received} connections received from the peer"
+        if not few_copies(answer.older, received):
+            reason += f", beside {answer.older} copies that it did not send: it may have ended them"
+        return Verdict(Outcome.OK, reason)
+
+    def missing(self, held: int | None) -> str:
+        """Why ``held`` connections are not what the peer has reported; empty where they are."""
+        reported = self._reported()
+        if reported is None or held is None or not Replica(reported=reported).lacks(held):
+            return ""
+        return f"{reported}, {held} are here"
+
+    def _answer(self, before: Status, daemon: SocketIdentity | None) -> Status | None:
+        """Poll until the peer's answer has arrived whole, or no packet comes.
+
+        Connections are counted, and no messages: a peer that has traffic never stops sending.
+        """
         asked = moved = self._requests.clock()
-        status = before
+        status, least = before, self._held(before)
         while True:
             last, status = status, self._requests.status()
             now = self._requests.clock()
@@ -112,14 +167,22 @@ class Peer:
                 # It may have come up only now: what was asked before that is lost.
                 self._requests.ask(("-n",))
                 asked = moved = now
-            if status.replicated != last.replicated:
-                moved = now
-            if self.receiving and now - moved > (SETTLED_SECONDS if arrived else EMPTY_SECONDS):
+            held = self._held(status)
+            if held - least > slack(held, ARRIVING_PART) or self.missing(status.external):
+                least, moved = held, now
+            least = min(least, held)
+            if self.receiving and now - moved > SETTLED_SECONDS:
                 return status
-            if now - asked > (arriving if arrived else ABSENT_SECONDS):
+            if now - asked > (ARRIVING_SECONDS if arrived else ABSENT_SECONDS):
                 self.no_packets = not self.receiving
                 return status
             self._wait()
+
+    def _held(self, status: Status) -> int:
+        """Connections of the replica; without an external cache it is the kernel table."""
+        if status.external is None:
+            return self._requests.daemon.kernel().entries
+        return status.external
 
     def taken(self, before: Status) -> str:
         """What became of a bulk that was sent; waits while the peer acknowledges it."""

@@ -7,8 +7,6 @@ So that every verdict here rests on an observed change: the kernel's counters an
 from enum import Enum
 from typing import NamedTuple
 
-from primary_backup.plan import StepName
-
 SLACK_ENTRIES = 10
 """Entries that may expire while a commit runs. A table of ten may lose five at most, see slack."""
 SLACK_PART = 0.001
@@ -24,9 +22,12 @@ REBUILT_PART = 0.95
 """What an internal cache must hold of what was recovered: connections end meanwhile."""
 REPLICA_PART = 0.01
 """What a replica may lack of what the peer counted a little earlier."""
+ARRIVING_PART = 0.005
+"""What new connections of the peer's may add to a replica that is whole, while it is watched."""
 COVERED_PART = 0.9
 """What the peer must hold of this node's connections before they are purged here."""
 
+MORE_ROOM = "raise HashLimit on both nodes, restart conntrackd, on the backup first"
 PURGE_MARGIN_SECONDS = 5.0
 """A purge that is late is still pending."""
 
@@ -114,30 +115,6 @@ class Left(NamedTuple):
     """The internal cache was emptied, and is not proven to be rebuilt."""
 
 
-class StepResult(NamedTuple):
-    """How one step ended; ``attempts`` is 0 where it was not asked."""
-
-    name: StepName
-    command: str
-    outcome: Outcome
-    reason: str = ""
-    advice: str = ""
-    attempts: int = 0
-    seconds: float = 0.0
-    commit: Commit | None = None
-    """What was observed of a commit."""
-    left: Left = Left()
-    """What is left after this step."""
-    no_packets: bool = False
-    """Packets of the peer were waited for, and none came."""
-    purged: bool = False
-    """A purge was asked for, and not cancelled again."""
-    deferred: bool = False
-    """A purge was not asked for, because it is not safe yet."""
-    lacking: bool = False
-    """The peer may hold what a commit did not bring back."""
-
-
 def slack(expected: int, part: float = SLACK_PART) -> float:
     """How many of ``expected`` entries may be missing, because they expired meanwhile.
 
@@ -216,10 +193,13 @@ def judge_flush(before: int | None, external: int | None) -> Verdict:
     )
 
 
-def judge_resync(recovered: int, internal: int | None) -> Verdict:
+def judge_resync(recovered: int, internal: int | None, refused: int = 0) -> Verdict:
     """Whether the internal cache, which is what the peer gets, holds what was recovered."""
     if internal is None:
         return Verdict(Outcome.OK, "no internal cache to rebuild")
+    if refused > 0:
+        reason = f"the internal cache is full: {refused} connections are not replicated"
+        return Verdict(Outcome.DEGRADED, reason, MORE_ROOM)
     if internal >= REBUILT_PART * recovered:
         return Verdict(Outcome.OK, f"internal cache holds {internal}")
     return Verdict(

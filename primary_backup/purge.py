@@ -77,6 +77,8 @@ class Purging:
         if reason is None:  # only now: a keep-alive of the peer's may take a second
             receiving = self._peer.await_packet(status)
             reason = uncovered(status.external, ours, receiving=receiving, left=left)
+        if self._peer.refused > 0:
+            reason = f"{self._peer.refused} connections of the peer's found no room here"
         if reason is not None:
             return Verdict(Outcome.SKIPPED, reason)
         return self._objection(bulk)

@@ -4,7 +4,8 @@ from typing import Any
 
 from primary_backup.intent import Intent
 from primary_backup.plan import State, StepName
-from primary_backup.proof import Outcome, StepResult, Verdict
+from primary_backup.proof import Outcome, Verdict
+from primary_backup.result import StepResult
 
 _REPORTED = frozenset(
     {StepName.COMMIT, StepName.DROP_UNCOMMITTED, StepName.REQUEST_RESYNC, StepName.DISARM}

@@ -62,7 +62,7 @@ class Requests:
         start: Callable[[], tuple[str, str]] | None,
         check: Callable[[], None],
         pause: Callable[[float], None],
-        deadline: float = math.inf,
+        step_seconds: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take what decides: the daemon, and what may be done with it.
@@ -70,8 +70,8 @@ class Requests:
         ``identity`` is the daemon's that the steps were chosen for. ``start`` starts a dead
         daemon, once, and returns the command and what had to be done first; None where that is not
         ours. ``check`` raises Halted where nothing more may be asked; ``pause`` waits so many
-        seconds, or until halted. ``deadline``: when the whole transition gives up, on the ``clock``
-        (monotonic seconds).
+        seconds, or until halted. ``step_seconds``: how long one step may take, on the ``clock``
+        (monotonic seconds); the time in which a commit makes entries does not count.
         """
         self.daemon = daemon
         self.identity = identity
@@ -84,7 +84,13 @@ class Requests:
         """The first status of this daemon and when (monotonic seconds)."""
         self._check = check
         self._start = start
-        self._deadline = deadline
+        self._step_seconds = step_seconds
+        self._deadline = math.inf
+
+    def begin(self) -> None:
+        """A step begins: nothing was asked for it yet."""
+        self.attempts = 0
+        self._deadline = self.clock() + self._step_seconds
 
     def ask(
         self,
@@ -162,7 +168,7 @@ class Requests:
         """Raise Halted where nothing more may be asked, Unanswered past the deadline."""
         self._check()
         if self.clock() > self._deadline:
-            raise Unanswered("the transition has taken too long")
+            raise Unanswered(f"the step has taken more than {self._step_seconds:.0f} s")
 
     def halted(self) -> str | None:
         """Why nothing more may be asked; None where something may."""

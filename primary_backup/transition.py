@@ -6,27 +6,24 @@ from functools import partial
 from primary_backup.commit import Committing
 from primary_backup.conntrackd.client import Refused, Unanswered, Unreached
 from primary_backup.conntrackd.start import Unstartable
-from primary_backup.past import Past
-from primary_backup.peer import RESTARTED, Peer
+from primary_backup.past import Past, Reported
+from primary_backup.peer import Peer
 from primary_backup.plan import Step, StepName, When
 from primary_backup.proof import (
     Commit,
     Kernel,
     Left,
     Outcome,
-    StepResult,
     Verdict,
     covers,
-    few_copies,
     judge_flush,
     judge_resync,
     judge_uncommitted,
 )
 from primary_backup.purge import Purging
 from primary_backup.requests import Requests
+from primary_backup.result import StepResult
 from primary_backup.rundir.turn import Halted
-
-_ASK_AGAIN = "a follower asks again by itself; without one run `ftfw-transition backup` later"
 
 
 class Transition:
@@ -42,8 +39,9 @@ class Transition:
         objection: Callable[[bool], Verdict | None] = lambda _: None,
         awaits_bulk: bool = False,
         purge_seconds: int = 60,
+        reported: Callable[[], Reported | None] = lambda: None,
     ) -> None:
-        """Take what decides.
+        """Take what decides; ``reported`` is Peer's.
 
         ``about_to`` is called before each step's request, a commit's with the kernel's counters.
         ``objection`` and ``awaits_bulk`` are Purging's, ``purge_seconds`` is the PurgeTimeout.
@@ -53,7 +51,7 @@ class Transition:
         self._past = past
         self._about_to = about_to
         self._purge_seconds = purge_seconds
-        self._peer = Peer(requests)
+        self._peer = Peer(requests, reported)
         self._purging = Purging(requests, plan, self._peer, objection, awaits_bulk=awaits_bulk)
         self._commit: Commit | None = None
         self._is_proven = False  # that the commit brought back what there was
@@ -86,7 +84,7 @@ class Transition:
 
     def _result(self, step: Step) -> StepResult:
         began = self._requests.clock()
-        self._requests.attempts = 0
+        self._requests.begin()
         try:
             verdict = self._verdict(step)
         except Halted as why:
@@ -196,9 +194,11 @@ class Transition:
         return verdict
 
     def _resync(self, step: Step) -> Verdict:
+        before = self._requests.status().refused
         self._ask(step)
         recovered = self._commit.recovered if self._commit else 0
-        verdict = judge_resync(recovered, self._requests.status().internal)
+        status = self._requests.status()
+        verdict = judge_resync(recovered, status.internal, status.refused - before)
         if verdict.outcome is Outcome.OK:
             self._left = self._left._replace(rebuilding=False)
         return verdict
@@ -218,7 +218,7 @@ class Transition:
         about_to = partial(self._about_to, step, None)
         answer = self._peer.fetch(partial(self._requests.ask, ("-n",), about_to=about_to))
         if answer is None:
-            return Verdict(Outcome.DEGRADED, RESTARTED, _ASK_AGAIN)
+            return self._peer.judge(answer)
         before, received = answer.before.external, answer.received
         ours = self._requests.ours(answer.before) or before or 0
         if received == 0 or not covers(received, ours):
@@ -232,19 +232,7 @@ class Transition:
         return verdict
 
     def _request_resync(self, step: Step) -> Verdict:
-        answer = self._peer.fetch(partial(self._ask, step))
-        if answer is None:
-            return Verdict(Outcome.DEGRADED, RESTARTED, _ASK_AGAIN)
-        if not self._peer.receiving:
-            reason = "no packets from the peer on the dedicated link: this node holds no fresh copy"
-            return Verdict(Outcome.DEGRADED, reason, _ASK_AGAIN)
-        received = answer.received
-        if received == 0:
-            return Verdict(Outcome.OK, "peer is running, nothing to replicate")
-        reason = f"{received} connections received from the peer"
-        if not few_copies(answer.older, received):
-            reason += f", beside {answer.older} copies that it did not send: it may have ended them"
-        return Verdict(Outcome.OK, reason)
+        return self._peer.judge(self._peer.fetch(partial(self._ask, step)))
 
     def _purge(self, step: Step) -> Verdict:
         return self._purging.carry_out(lambda: self._ask(step), self._left, self._purge_seconds)

@@ -19,7 +19,7 @@ LAYERS = (
     ("conntrackd",),
     ("keepalived", "rundir"),
     ("pair",),
-    ("intent", "memory", "past", "plan", "proof", "settings", "site", "system"),
+    ("intent", "memory", "past", "plan", "proof", "result", "settings", "site", "system"),
 )
 """From the top; what stands on one line may import each other."""
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -14,7 +14,7 @@ from primary_backup.memory import (
     from_json,
     to_json,
 )
-from primary_backup.past import NOT_ANSWERED, Earlier, Past, Replica
+from primary_backup.past import NOT_ANSWERED, Earlier, Past, Replica, Reported
 from primary_backup.plan import (
     CHECK_UNCOMMITTED,
     COMMIT,
@@ -29,7 +29,8 @@ from primary_backup.plan import (
     StepName,
     plan,
 )
-from primary_backup.proof import PURGE_MARGIN_SECONDS, Commit, Kernel, Left, Outcome, StepResult
+from primary_backup.proof import PURGE_MARGIN_SECONDS, Commit, Kernel, Left, Outcome
+from primary_backup.result import StepResult
 from primary_backup.system.proc import TICKS_PER_SECOND, Issued
 
 DAEMON = (1, 2, 3)
@@ -366,6 +367,7 @@ MEMORIES = st.builds(
     left=st.builds(Left, COUNTS, st.booleans()),
     no_packets=st.booleans(),
     filled=st.none() | st.booleans(),
+    asked=st.none() | TIMES,
     deferred=st.booleans(),
 )
 
@@ -446,3 +448,28 @@ def test_the_last_transition_and_its_promotion_have_a_name() -> None:
     assert memory.transition == "one"
     assert memory.is_promoted_by("one")
     assert not memory.is_promoted_by("two")
+
+
+def test_a_replica_that_no_follower_watches_has_an_age() -> None:
+    """That of the request that the peer has answered."""
+    asked = begun(Memory(daemon=DAEMON), State.BACKUP, "one")
+    answered = asked.after(result(StepName.REQUEST_RESYNC))
+    assert asked.last is not None
+    since = asked.last.issued.seconds
+    assert answered.past(State.PRIMARY, NOW).replica == Replica(answered=since)
+    watched = Replica(watched=True)
+    assert answered.past(State.PRIMARY, NOW, watched).replica == watched
+    assert asked.past(State.PRIMARY, NOW).replica.answered is None
+
+
+def test_a_replica_s_source_is_the_peer_s_count_or_its_age() -> None:
+    """The count where a follower has one."""
+
+    def clock(boot: float) -> str:
+        return f"{boot:.0f} of the clock"
+
+    reported = Reported("fw-1", 500, 0.6)
+    assert Replica().source(clock) == ""
+    assert Replica(reported=reported, answered=7).source(clock) == str(reported)
+    dated = "replica of 7 of the clock, the link was not watched since"
+    assert Replica(answered=7).source(clock) == dated

@@ -43,7 +43,7 @@ def replica(**changed: Any) -> Replica:
 
 def test_a_replica_that_was_compared_just_before_is_whole() -> None:
     """However many connections have ended since the peer's last count."""
-    assert replica() == Replica("", REPORTED, certified=True)
+    assert replica() == Replica("", REPORTED, certified=True, watched=True)
     assert replica().lacks(3) == ""
 
 
@@ -57,7 +57,7 @@ def test_a_replica_that_was_compared_just_before_is_whole() -> None:
 )
 def test_without_a_comparison_the_peer_s_last_count_is_expected(changed: Any) -> None:
     """Within 1 %, and 10 connections that are on their way."""
-    assert replica(**changed) == Replica("", REPORTED)
+    assert replica(**changed) == Replica("", REPORTED, watched=True)
     assert replica(**changed).lacks(490) == ""
     assert replica(**changed).lacks(None) == ""
     assert replica(**changed).lacks(489) == "this node held 11 connections less"
@@ -71,7 +71,9 @@ def test_a_count_of_the_peer_s_is_named_with_its_age() -> None:
 @pytest.mark.parametrize("seconds", [REPORTED_SECONDS + 1, 100.0])
 def test_an_old_count_is_no_expectation(seconds: float) -> None:
     """Connections begin and end."""
-    assert replica(certified=None, counted=Counted(NOW - seconds, "fw-1", 500)) == Replica()
+    assert replica(certified=None, counted=Counted(NOW - seconds, "fw-1", 500)) == Replica(
+        watched=True
+    )
     assert replica(certified=None, counted=None).lacks(0) == ""
 
 

@@ -151,17 +151,17 @@ def test_a_signed_body_that_is_no_message_is_refused(body: bytes) -> None:
         decode(signed(body), (KEY,))
 
 
-@given(st.data())
-def test_a_field_of_another_kind_is_refused(data: st.DataObject) -> None:
+@pytest.mark.parametrize(
+    "value", [-1, -0.5, True, "x" * 65, [], {}, [1, 2], 2**64, [0, -1, 1], 1e300]
+)
+def test_a_field_of_another_kind_is_refused(value: Any) -> None:
     """Every field has one kind, and no number is infinite or negative."""
-    body = json.loads(encode(MESSAGE, KEY)[37:])
-    where = data.draw(st.sampled_from([body, body["report"]]))
-    field = data.draw(st.sampled_from(sorted(where)))
-    where[field] = data.draw(
-        st.sampled_from([-1, -0.5, True, "x" * 65, [], {}, [1, 2], 2**64, [0, -1, 1], 1e300])
-    )
-    with pytest.raises(Refused, match="malformed"):
-        decode(signed(json.dumps(body).encode()), (KEY,))
+    fields = [(None, name) for name in MESSAGE._asdict()]
+    for inner, field in fields + [("report", name) for name in REPORT._asdict()]:
+        body = json.loads(encode(MESSAGE, KEY)[37:])
+        (body[inner] if inner else body)[field] = value
+        with pytest.raises(Refused, match="malformed"):
+            decode(signed(json.dumps(body).encode()), (KEY,))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])

@@ -6,8 +6,9 @@ import pytest
 
 from primary_backup.intent import Intent
 from primary_backup.plan import State, StepName
-from primary_backup.proof import Commit, Outcome, StepResult, Verdict
+from primary_backup.proof import Commit, Outcome, Verdict
 from primary_backup.record import conclude, final_event, step_event
+from primary_backup.result import StepResult
 
 OK, DEGRADED, FAILED, SUPERSEDED = (
     Outcome.OK, Outcome.DEGRADED, Outcome.FAILED, Outcome.SUPERSEDED,

@@ -457,9 +457,9 @@ def test_a_hung_daemon_ends_a_promotion() -> None:
     assert done.uncommitted
 
 
-def test_a_whole_transition_has_a_deadline() -> None:
-    """A transition that takes too long asks nothing more."""
-    done = carry_out(World(external=500), State.PRIMARY, deadline=-1)
+def test_each_step_has_a_deadline() -> None:
+    """One that takes too long ends the transition, which asks nothing more."""
+    done = carry_out(World(external=500), State.PRIMARY, step_seconds=-1)
     assert done.world.asked == []
     assert done.outcomes["commit"] is Outcome.FAILED
 

@@ -128,6 +128,8 @@ class KnownPeer:
         self._observed = self._observed._replace(seen=Seen(report, fresh.made))
         if report.state is not State.PRIMARY or report.polled is None or report.internal is None:
             return
+        if report.polled > report.since:
+            return  # what it held before it became primary
         theirs = Theirs(
             fresh.made - report.polled,
             fresh.received - report.polled,

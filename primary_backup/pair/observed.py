@@ -78,13 +78,13 @@ class Observed(NamedTuple):
             return Replica()
         reported, certified = self._reported(issued), self.certified
         if self.link is not None and self._is_silent(issued - self.link):
-            return Replica(self._silence(issued, self.link, wall_time), reported)
+            return Replica(self._silence(issued, self.link, wall_time), reported, watched=True)
         if certified and certified.daemon == daemon:
             if issued - certified.boot <= CERTIFIED_SECONDS:
-                return Replica("", reported, certified=True)
+                return Replica("", reported, certified=True, watched=True)
         elif self.doubt:
-            return Replica(self.doubt, reported)
-        return Replica("", reported)
+            return Replica(self.doubt, reported, watched=True)
+        return Replica("", reported, watched=True)
 
     def _is_silent(self, seconds: float) -> bool:
         """Whether a silence began before the peer can have died."""

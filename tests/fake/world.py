@@ -10,17 +10,11 @@ from typing import NamedTuple
 from primary_backup.conntrackd.client import Unanswered, Unreached
 from primary_backup.conntrackd.status import Status
 from primary_backup.memory import SocketIdentity
-from primary_backup.past import Past
+from primary_backup.past import Past, Reported
 from primary_backup.plan import Mode, Replication, State, Step, StepName, plan
-from primary_backup.proof import (
-    Commit,
-    Kernel,
-    Left,
-    Outcome,
-    StepResult,
-    Verdict,
-)
+from primary_backup.proof import Commit, Kernel, Left, Outcome, Verdict
 from primary_backup.requests import Requests
+from primary_backup.result import StepResult
 from primary_backup.rundir.turn import Halted
 from primary_backup.transition import Transition
 
@@ -62,7 +56,7 @@ class World:
         self.holds = holds
         self.room = room
         self.counts = counts
-        self.replicated = 0
+        self.replicated = self.refused = 0
         self.sent = self.received = self.unacked = 0
         self.daemon_number = 1
         self.asked: list[str] = []
@@ -121,6 +115,7 @@ class World:
             bytes_sent=self.sent,
             packets_received=self.received,
             bytes_received=16 * self.received,
+            refused=self.refused,
         )
 
     def unacknowledged(self) -> int | None:
@@ -247,7 +242,8 @@ def carry_out(
     again: bool = False,
     halted: Callable[[], str | None] = lambda: None,
     about_to: Callable[[Step, Kernel | None], None] = lambda *_: None,
-    deadline: float = math.inf,
+    step_seconds: float = math.inf,
+    reported: Callable[[], Reported | None] = lambda: None,
     objection: Callable[[bool], Verdict | None] = lambda _: None,
     awaits_bulk: bool = False,
 ) -> Carried:
@@ -260,10 +256,16 @@ def carry_out(
         check=lambda: halt(halted()),
         pause=world.pause,
         clock=world.clock,
-        deadline=deadline,
+        step_seconds=step_seconds,
     )
     transition = Transition(
-        steps, requests, past, about_to=about_to, objection=objection, awaits_bulk=awaits_bulk
+        steps,
+        requests,
+        past,
+        about_to=about_to,
+        objection=objection,
+        awaits_bulk=awaits_bulk,
+        reported=reported,
     )
     results = list(transition.results())
     names = [result.name for result in results if result.name is not StepName.START]
