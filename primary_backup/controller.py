@@ -26,7 +26,7 @@ from primary_backup.transition import Transition
 Emit = Callable[[str, dict[str, Any]], str]
 """Log one event, by name and fields; returns the line that was logged."""
 
-STEP_SECONDS = 45.0
+STEP_SECONDS = 150.0
 """When a step gives up, and with it the transition."""
 
 

@@ -1,19 +1,15 @@
 """What is received from the other firewall, by the counters of ``-s``."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
+from primary_backup.answer import ASK_AGAIN, SETTLED_SECONDS, Answer, Flow
 from primary_backup.conntrackd.status import Status
 from primary_backup.memory import SocketIdentity
 from primary_backup.past import Replica, Reported
 from primary_backup.proof import (
-    ARRIVING_PART,
-    MORE_ROOM,
     Outcome,
     Verdict,
     covers,
-    few_copies,
-    slack,
 )
 from primary_backup.requests import Requests
 
@@ -23,10 +19,8 @@ SILENCE_SECONDS = 2.0
 """A running peer sends more often than this."""
 ABSENT_SECONDS = 5.0
 """How long a backup waits for any packet of the peer."""
-SETTLED_SECONDS = 1.5
-"""An answer makes no pause as long as this: FTFW sends a lost message again within a second."""
-ARRIVING_SECONDS = 30.0
-"""How long an answer may go on arriving."""
+ARRIVING_SECONDS = 120.0
+"""How long an answer may go on arriving: 40,000 connections over 1 Mbit/s took 100 s."""
 BULK_SECONDS = 10.0
 """How long a new primary may take for its commit, and then for sending everything."""
 ENDLESS_MESSAGES = 1
@@ -34,35 +28,7 @@ ENDLESS_MESSAGES = 1
 POLL_SECONDS = 0.1
 ASKS = 2
 """A conntrackd that is restarted during the answer is asked for it once more."""
-ASK_AGAIN = "a follower asks again by itself; without one run `ftfw-transition backup` later"
 RESTARTED = "conntrackd was restarted again and again while the peer's answer arrived"
-
-
-class Answer(NamedTuple):
-    """What the peer sent one daemon, from right before it was asked."""
-
-    before: Status
-    after: Status
-
-    @property
-    def received(self) -> int:
-        """Connections that the external cache, or the kernel table, was given.
-
-        conntrackd counts messages: of one connection there may be several, but no more connections
-        than it holds now.
-        """
-        messages = self.after.replicated - self.before.replicated
-        return messages if self.after.external is None else min(messages, self.after.external)
-
-    @property
-    def refused(self) -> int:
-        """Connections that it could not create: it was full."""
-        return self.after.refused - self.before.refused
-
-    @property
-    def older(self) -> int:
-        """Copies in the external cache that the peer did not send."""
-        return (self.after.external or 0) - self.received
 
 
 class Peer:
@@ -115,9 +81,8 @@ class Peer:
             before = self._requests.status()
             daemon = self._requests.identity
             ask()
-            after = self._answer(before, daemon)
-            if after is not None:
-                answer = Answer(before, after)
+            answer = self._answer(before, daemon)
+            if answer is not None:
                 self.refused = answer.refused
                 return answer
             self.receiving = False
@@ -130,18 +95,7 @@ class Peer:
         if not self.receiving:
             reason = "no packets from the peer on the dedicated link: this node holds no fresh copy"
             return Verdict(Outcome.DEGRADED, reason, ASK_AGAIN)
-        if answer.refused > 0:
-            reason = f"conntrackd could not create {answer.refused} connections of the peer's"
-            return Verdict(Outcome.DEGRADED, f"{reason}: its cache is full", MORE_ROOM)
-        if missing := self.missing(answer.after.external):
-            return Verdict(Outcome.DEGRADED, missing, ASK_AGAIN)
-        received = answer.received
-        if received == 0:
-            return Verdict(Outcome.OK, "peer is running, nothing to replicate")
-        reason = f"{received} connections received from the peer"
-        if not few_copies(answer.older, received):
-            reason += f", beside {answer.older} copies that it did not send: it may have ended them"
-        return Verdict(Outcome.OK, reason)
+        return answer.verdict(self.missing(answer.after.external))
 
     def missing(self, held: int | None) -> str:
         """Why ``held`` connections are not what the peer has reported; empty where they are."""
@@ -150,13 +104,10 @@ class Peer:
             return ""
         return f"{reported}, {held} are here"
 
-    def _answer(self, before: Status, daemon: SocketIdentity | None) -> Status | None:
-        """Poll until the peer's answer has arrived whole, or no packet comes.
-
-        Connections are counted, and no messages: a peer that has traffic never stops sending.
-        """
-        asked = moved = self._requests.clock()
-        status, least = before, self._held(before)
+    def _answer(self, before: Status, daemon: SocketIdentity | None) -> Answer | None:
+        """Poll until the peer's answer has arrived whole, or no packet comes."""
+        asked = began = self._requests.clock()
+        status, again, flow = before, self._may_lose(before), Flow(began, before.replicated)
         while True:
             last, status = status, self._requests.status()
             now = self._requests.clock()
@@ -166,23 +117,27 @@ class Peer:
             if self._receive(before, status) and not arrived:
                 # It may have come up only now: what was asked before that is lost.
                 self._requests.ask(("-n",))
-                asked = moved = now
-            held = self._held(status)
-            if held - least > slack(held, ARRIVING_PART) or self.missing(status.external):
-                least, moved = held, now
-            least = min(least, held)
-            if self.receiving and now - moved > SETTLED_SECONDS:
-                return status
-            if now - asked > (ARRIVING_SECONDS if arrived else ABSENT_SECONDS):
+                asked = began = now
+            has_ended = flow.has_ended(now, status.replicated) and now - asked > SETTLED_SECONDS
+            if self.receiving and has_ended and arrived and again:
+                self._requests.ask(("-n",))
+                asked, again = now, False
+                flow.restart(now, status.replicated)
+            elif self.receiving and has_ended and not self.missing(status.external):
+                return Answer(before, status, flow.messages, ended=True)
+            if now - began > (ARRIVING_SECONDS if arrived else ABSENT_SECONDS):
                 self.no_packets = not self.receiving
-                return status
+                return Answer(before, status, flow.messages, ended=has_ended)
             self._wait()
 
-    def _held(self, status: Status) -> int:
-        """Connections of the replica; without an external cache it is the kernel table."""
-        if status.external is None:
-            return self._requests.daemon.kernel().entries
-        return status.external
+    def _may_lose(self, before: Status) -> bool:
+        """Whether an answer may lose messages, and nothing sends them again: it is asked for twice.
+
+        FTFW sends them again, but not those that were under way when the first packets of a new
+        daemon reached the peer: they empty its resend queue (sync-ftfw.c).
+        """
+        is_new = before.packets_received == 0
+        return is_new or self._requests.reach(self._requests.daemon.unacknowledged) is None
 
     def taken(self, before: Status) -> str:
         """What became of a bulk that was sent; waits while the peer acknowledges it."""

@@ -22,8 +22,8 @@ REBUILT_PART = 0.95
 """What an internal cache must hold of what was recovered: connections end meanwhile."""
 REPLICA_PART = 0.01
 """What a replica may lack of what the peer counted a little earlier."""
-ARRIVING_PART = 0.005
-"""What new connections of the peer's may add to a replica that is whole, while it is watched."""
+ENDED_PART = 0.3
+"""Of the messages that an answer brought at its height, what the peer's traffic may be."""
 COVERED_PART = 0.9
 """What the peer must hold of this node's connections before they are purged here."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from primary_backup.answer import SETTLED_SECONDS
 from primary_backup.past import Reported
-from primary_backup.peer import ARRIVING_SECONDS, SETTLED_SECONDS
+from primary_backup.peer import ARRIVING_SECONDS
 from primary_backup.plan import State
 from primary_backup.proof import Outcome
 from tests.fake.world import World, carry_out
@@ -33,12 +34,12 @@ class Busy(World):
 
 
 def test_an_answer_ends_although_the_peer_has_traffic() -> None:
-    """Connections are counted, not messages: else each backup of a busy pair took 30 s."""
-    world = Busy(internal=500)
-    world.messages = 400.0
+    """Far fewer messages come than at its height, and not all are connections of the answer's."""
+    world = Busy(internal=4_400, holds=4_400)
+    world.messages = 440.0
     done = carry_out(world, State.BACKUP)
     assert done.outcomes["request-resync"] is Outcome.OK
-    assert done.reason("request-resync") == "500 connections received from the peer"
+    assert done.reason("request-resync") == "4400 connections received from the peer"
     assert world.now < 2 * SETTLED_SECONDS + 1
 
 
@@ -53,11 +54,31 @@ def test_an_answer_over_a_slow_link_is_waited_for_to_its_end(rate: float) -> Non
     assert 20_000 / rate < world.now < ARRIVING_SECONDS
 
 
+def test_what_a_new_daemon_was_sent_at_once_may_be_lost() -> None:
+    """Its first packets empty the peer's resend queue: it is asked for a second time."""
+    world = World(internal=500, holds=500)
+    world.received = 0
+    sent = iter([20, 500, 500])
+
+    def send(_: object) -> None:
+        count = next(sent)
+        world.replicated += count
+        world.external = max(world.external, count)
+
+    world.acts["-n"] = send
+    done = carry_out(world, State.BACKUP)
+    assert world.asked[:2] == ["-n", "-n"]
+    assert done.reason("request-resync") == "500 connections received from the peer"
+    assert done.outcomes["request-resync"] is Outcome.OK
+
+
 def test_an_answer_is_not_waited_for_without_end() -> None:
-    """A follower goes on by its polls."""
+    """What is still to come is not here: it is not ok."""
     world = Busy(holds=10**9)
     world.arriving = 10_000.0
-    carry_out(world, State.BACKUP)
+    done = carry_out(world, State.BACKUP)
+    assert done.outcomes["request-resync"] is Outcome.DEGRADED
+    assert "more are arriving" in done.reason("request-resync")
     assert ARRIVING_SECONDS < world.now < ARRIVING_SECONDS + 5
 
 

@@ -15,6 +15,7 @@ LAYERS = (
     ("transition",),
     ("commit", "purge"),
     ("peer",),
+    ("answer",),
     ("requests",),
     ("conntrackd",),
     ("keepalived", "rundir"),

@@ -57,7 +57,8 @@ class World:
         self.room = room
         self.counts = counts
         self.replicated = self.refused = 0
-        self.sent = self.received = self.unacked = 0
+        self.sent = self.unacked = 0
+        self.received = 1  # its peer has sent it a packet before, as one that runs for a while has
         self.daemon_number = 1
         self.asked: list[str] = []
         """Every request that changes something, as options in one string."""

@@ -1,0 +1,84 @@
+"""The peer's answer to a request for all it has: when it has ended, and whether it is whole."""
+
+from collections import deque
+from typing import NamedTuple
+
+from primary_backup.conntrackd.status import Status
+from primary_backup.proof import ENDED_PART, MORE_ROOM, Outcome, Verdict, few_copies
+
+SETTLED_SECONDS = 1.5
+"""An answer makes no pause as long as this: FTFW sends again within a second what was lost."""
+ASK_AGAIN = "a follower asks again by itself; without one run `ftfw-transition backup` later"
+
+
+class Answer(NamedTuple):
+    """What the peer sent one daemon, from right before it was asked."""
+
+    before: Status
+    after: Status
+    messages: int
+    """What it was sent when it was asked; of several times the most."""
+    ended: bool
+
+    @property
+    def received(self) -> int:
+        """Connections that the external cache, or the kernel table, was given.
+
+        Of one there may be several messages, but no more connections than it holds now.
+        """
+        held = self.after.external
+        return self.messages if held is None else min(self.messages, held)
+
+    @property
+    def refused(self) -> int:
+        """Connections that it could not create: it was full."""
+        return self.after.refused - self.before.refused
+
+    @property
+    def older(self) -> int:
+        """Copies in the external cache that the peer did not send."""
+        return (self.after.external or 0) - self.received
+
+    def verdict(self, missing: str) -> Verdict:
+        """Whether it is whole; ``missing``: why it is not, by what the peer has reported."""
+        received = self.received
+        if self.refused > 0:
+            reason = f"conntrackd could not create {self.refused} connections of the peer's"
+            return Verdict(Outcome.DEGRADED, f"{reason}: its cache is full", MORE_ROOM)
+        if missing:
+            return Verdict(Outcome.DEGRADED, missing, ASK_AGAIN)
+        if not self.ended:
+            reason = f"{received} connections received from the peer, more are arriving"
+            return Verdict(Outcome.DEGRADED, reason, ASK_AGAIN)
+        if received == 0:
+            return Verdict(Outcome.OK, "peer is running, nothing to replicate")
+        reason = f"{received} connections received from the peer"
+        if not few_copies(self.older, received):
+            reason += f", beside {self.older} copies that it did not send: it may have ended them"
+        return Verdict(Outcome.OK, reason)
+
+
+class Flow:
+    """The messages of one answer; a peer that has traffic sends without a pause afterwards."""
+
+    def __init__(self, now: float, messages: int) -> None:
+        """Begin at a time, with what the daemon has received so far."""
+        self._most = 0
+        self.messages = 0
+        """The most that any answer brought."""
+        self.restart(now, messages)
+
+    def restart(self, now: float, messages: int) -> None:
+        """The peer is asked once more."""
+        self._from = messages
+        self._seen = deque([(now, messages)])
+
+    def has_ended(self, now: float, messages: int) -> bool:
+        """Whether it has, by what the daemon has received in the last seconds."""
+        self.messages = max(self.messages, messages - self._from)
+        self._seen.append((now, messages))
+        while len(self._seen) > 1 and self._seen[1][0] <= now - SETTLED_SECONDS:
+            self._seen.popleft()
+        arrived = messages - self._seen[0][1]
+        self._most = max(self._most, arrived)
+        return arrived <= ENDED_PART * self._most
