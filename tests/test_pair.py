@@ -481,6 +481,17 @@ def test_without_an_interface_there_is_no_silence_before_the_next_poll() -> None
     assert watch.last(15) == 10
 
 
+def test_a_conntrackd_that_was_restarted_is_no_silence() -> None:
+    """It counts from 0 again."""
+    watch = LinkWatch()
+    watch.polled(5, 100)
+    watch.polled(10, 105)
+    watch.polled(15, 3)
+    assert watch.last(16) == 16
+    watch.polled(20, 3)
+    assert watch.last(20) == 10
+
+
 def test_other_packets_than_the_peer_s_do_not_hide_a_silence() -> None:
     """A switch sends its own."""
     watch = LinkWatch()

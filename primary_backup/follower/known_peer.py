@@ -34,6 +34,10 @@ BACK_SECONDS = 2.0
 """A running peer sends more often than this."""
 
 
+FORGOTTEN_SECONDS = 60.0
+"""What a peer has reported that does not report any more shows nothing of the present."""
+
+
 class KnownPeer:
     """The peer, by its reports and by what is received from it at all."""
 
@@ -161,7 +165,8 @@ class KnownPeer:
             if status.external is not None:
                 ours = Ours(polled.seconds, status.external, status.refused, polled.daemon)
                 self._comparison.count(ours)
-        if _is_primary(memory):
+        is_over = now - self._since(self._fresh) > FORGOTTEN_SECONDS
+        if is_over or _is_primary(memory):
             self._comparison = Comparison()
             self._observed = self._observed._replace(counted=None, certified=None, doubt="")
         self._observed = self._observed._replace(

@@ -35,7 +35,7 @@ class Pairing:
         self._event = event
         self._conf: Conntrackd | None = None
         self._found: object = None
-        self._said = ""
+        self._announced = ""
         self._keys: tuple[bytes, ...] = ()
         self._channel: Channel | None = None
         self._refused: Counter[str] = Counter()
@@ -81,26 +81,26 @@ class Pairing:
             self._release()
             self._channel = Channel(*ends)
         except OSError as error:
-            self._say(Outcome.DEGRADED, f"no reports to or from the peer: {error}")
+            self._announce(Outcome.DEGRADED, f"no reports to or from the peer: {error}")
             return
         if self.exchange is None or self.exchange.ends != ends[:2]:
             self.exchange = Exchange(*ends[:2], boot_id(), own_start().ticks)
-        self._say(Outcome.OK, f"reports to and from {link.peer}, UDP port {port}")
+        self._announce(Outcome.OK, f"reports to and from {link.peer}, UDP port {port}")
 
     def _close(self, outcome: Outcome, why: str) -> None:
         self._release()
         self._keys = ()
-        self._say(outcome, why)
+        self._announce(outcome, why)
 
     def _release(self) -> None:
         if self._channel is not None:
             self._channel.close()
         self._channel = None
 
-    def _say(self, outcome: Outcome, why: str) -> None:
-        if why != self._said:
+    def _announce(self, outcome: Outcome, why: str) -> None:
+        if why != self._announced:
             self._event("pair.channel", outcome, why)
-        self._said = why
+        self._announced = why
 
     def receive(self, report: Callable[[], Report], now: float) -> bool:
         """Take what has arrived, and answer it; whether anything of the peer's was there."""

@@ -12,7 +12,7 @@ from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived.guard import objection
 from primary_backup.keepalived.state import Keepalived
 from primary_backup.memory import Last, Memory
-from primary_backup.proof import ENDED, Outcome
+from primary_backup.proof import ENDED, Outcome, few_copies
 from primary_backup.rundir.directory import RunDir, Unusable
 from primary_backup.rundir.tickets import under_way
 from primary_backup.rundir.turn import Halted
@@ -43,6 +43,7 @@ class Upkeep:
         self._needs: Needs | None = None
         self._flushes: int | None = None
         self._unreadable = ""
+        self._late = self._named_late = 0
         self.polled: Poll | None = None
         """What the last poll found of a daemon that was running."""
 
@@ -95,7 +96,9 @@ class Upkeep:
         daemon = Daemon(
             self._settings.conntrackd, self._settings.config, conf, interrupt=self._interrupt
         )
-        need = self._needs.after(self._poll(daemon, memory))
+        poll = self._poll(daemon, memory)
+        self._name_late(memory, poll)
+        need = self._needs.after(poll)
         if need is Need.PURGE and self._backoffs[need].allows(boot_seconds()):
             # The transition would ask keepalived too, and log a degraded end each time.
             keepalived = Keepalived(self._settings.keepalived, self._interrupt)
@@ -113,6 +116,22 @@ class Upkeep:
         poll = Poll(boot_seconds(), daemon.identity(), status, ours)
         self.polled = poll if status is not None else self.polled
         return poll
+
+    def _name_late(self, memory: Memory, poll: Poll) -> None:
+        """Report, once, copies that came after the commit, or that nothing here will commit."""
+        external = poll.status.external if poll.status is not None else None
+        is_primary = memory.has_committed and not memory.left.copies
+        late = external or 0 if is_primary and not few_copies(external, poll.ours) else 0
+        before, self._late = self._late, late
+        self._named_late = self._named_late if late else 0
+        if late and late == before != self._named_late:  # else more are arriving
+            why = (
+                f"the external cache of this primary holds {late} connections that it has not "
+                "committed: they came after its commit, or are of another group or instance; "
+                "`conntrackd -c` inserts them, over entries that are live here"
+            )
+            self._event("copies.late", Outcome.DEGRADED, why)
+            self._named_late = late
 
     def _watch_purge(self, daemon: Daemon, memory: Memory) -> None:
         """Log a purge of ours that has fired: conntrackd itself logs nothing."""

@@ -30,7 +30,9 @@ class LinkWatch:
     def polled(self, now: float, packets: int) -> None:
         """So many packets of the peer's has conntrackd received, since it was started."""
         before, self._packets = self._packets, packets
-        self._is_moving = before is not None and packets > before
+        if before is None or packets < before:
+            return  # a new daemon: the next poll shows what it receives
+        self._is_moving = packets > before
         if self._is_moving:
             self._packets_moved = now
 

@@ -173,6 +173,13 @@ def test_two_primaries_are_named_by_both(keyed: Pair) -> None:
         )
 
 
+def test_copies_that_no_promotion_commits_are_named(keyed: Pair) -> None:
+    """Those of an instance that is in no group, which is master on the other node."""
+    keyed.fw2.load_entries(COUNT)
+
+    keyed.fw1.until(lambda: reasons(keyed.fw1, "copies.late", f"holds {COUNT} "), HEALED, "named")
+
+
 def test_a_peer_that_was_rebooted_is_named(keyed: Pair) -> None:
     """Its follower is one of another boot."""
     keyed.fw1.stop_follower()

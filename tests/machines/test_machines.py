@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.lab.firewall import ONE_MORE
-from tests.waiting import stays
+from tests.lab.firewall import ONE_MORE, RUN_DIR
+from tests.waiting import stays, until
 
 from .machine import Machine
 from .pair import ALL_ALIVE, Live, Machines, removal
@@ -90,6 +91,15 @@ def shuts_down(pair: Machines, machine: Machine) -> None:
         "systemctl daemon-reload"
     )
     pair.shut_down(machine)
+
+
+def is_known(machine: Machine, peer: str) -> bool:
+    """Say whether its follower has a fresh report of the peer's."""
+    known = json.loads(machine.shell(f"cat {RUN_DIR}/peer.json"))
+    if known["seen"] is None:
+        return False
+    report, made = known["seen"]
+    return bool(report["node"] == peer and known["watched"] - made < 3)
 
 
 def own_entries(machine: Machine) -> list[str]:
@@ -194,6 +204,7 @@ def test_connections_outlive_a_primary_that_is_rebooted(pair: Machines) -> None:
 
     assert pair.settled() == (backup, machine)
     assert live.finish() == ALL_ALIVE
+    backup.until(lambda: backup.events("peer.rebooted"), 20, "knows that its peer was rebooted")
 
 
 @on_both
@@ -375,6 +386,14 @@ def test_the_follower_does_all_it_has_to_within_what_its_unit_lets_it(pair: Mach
     """Nothing was refused to it, whatever happened so far."""
     for machine in pair.both:
         assert machine.shell("journalctl --quiet -t ftfw-transition-stderr -o cat") == ""
+
+
+@on_both
+def test_the_nodes_report_to_each_other_from_their_confined_units(pair: Machines) -> None:
+    """A key on both is all it takes: ruleset, ports and confinement are as shipped."""
+    for machine, peer in (pair.both, pair.both[::-1]):
+        until(partial(is_known, machine, peer.name), within=20, what=f"{peer.name} is known")
+        assert not machine.events("pair.refused")
 
 
 @on_both
