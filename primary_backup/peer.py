@@ -28,6 +28,8 @@ ENDLESS_MESSAGES = 1
 POLL_SECONDS = 0.1
 ASKS = 2
 """A conntrackd that is restarted during the answer is asked for it once more."""
+REPEATS = 3
+"""So often a peer is asked once more that reports more connections than are here."""
 RESTARTED = "conntrackd was restarted again and again while the peer's answer arrived"
 
 
@@ -107,7 +109,8 @@ class Peer:
     def _answer(self, before: Status, daemon: SocketIdentity | None) -> Answer | None:
         """Poll until the peer's answer has arrived whole, or no packet comes."""
         asked = began = self._requests.clock()
-        status, again, flow = before, self._may_lose(before), Flow(began, before.replicated)
+        status, flow = before, Flow(began, before.replicated)
+        again, repeats = self._may_lose(before), REPEATS
         while True:
             last, status = status, self._requests.status()
             now = self._requests.clock()
@@ -119,12 +122,13 @@ class Peer:
                 self._requests.ask(("-n",))
                 asked = began = now
             has_ended = flow.has_ended(now, status.replicated) and now - asked > SETTLED_SECONDS
-            if self.receiving and has_ended and arrived and again:
+            if self.receiving and has_ended:
+                again = again and arrived
+                if not again and not (repeats and self.missing(status.external)):
+                    return Answer(before, status, flow.messages, ended=True)
                 self._requests.ask(("-n",))
-                asked, again = now, False
+                asked, again, repeats = now, False, repeats - 1
                 flow.restart(now, status.replicated)
-            elif self.receiving and has_ended and not self.missing(status.external):
-                return Answer(before, status, flow.messages, ended=True)
             if now - began > (ARRIVING_SECONDS if arrived else ABSENT_SECONDS):
                 self.no_packets = not self.receiving
                 return Answer(before, status, flow.messages, ended=has_ended)

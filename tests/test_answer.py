@@ -97,9 +97,9 @@ def test_an_answer_is_whole_where_it_holds_what_the_peer_reports(
         assert done.reason("request-resync") == why
 
 
-def test_a_pause_of_an_answer_that_is_not_whole_is_waited_out() -> None:
+def test_an_answer_that_is_not_whole_is_asked_for_again() -> None:
     """The peer's count shows that more is to come, however long the link stands still."""
-    wakes_at = 6.0
+    wakes_at = 4.0
 
     class Late(Busy):
         def pause(self, seconds: float) -> None:
@@ -112,6 +112,7 @@ def test_a_pause_of_an_answer_that_is_not_whole_is_waited_out() -> None:
     assert done.outcomes["request-resync"] is Outcome.OK
     assert world.external == 500
     assert world.now > wakes_at
+    assert world.asked.count("-n") > 1
 
 
 def test_an_answer_that_found_no_room_is_not_whole() -> None:

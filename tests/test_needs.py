@@ -154,3 +154,16 @@ def test_over_any_polls_a_purge_needs_a_peer_that_just_sent_and_covers(
             past.deferred and past.left == Left() and just and (external or 0) >= 0.9 * poll.ours
         )
         assert need is not Need.PEER or (past.sends and past.finished)
+
+
+# -- an answer that was not whole -------------------------------------------------------------------
+
+LACKING = WELL._replace(lacking=True)
+
+
+def test_an_answer_that_was_not_whole_is_asked_for_again() -> None:
+    """Once the peer sends: the first poll is what the next ones are compared with."""
+    assert needs(LACKING, at(0, 7), at(5, 7), at(10, 8)) == [None, None, Need.PEER]
+    assert needs(LACKING, at(0, 7), at(1, 8), at(2, 9)) == [None, Need.LACKING, Need.LACKING]
+    assert needs(LACKING._replace(sends=False), at(0, 7), at(1, 8)) == [None, None]
+    assert needs(LACKING._replace(finished=False), at(0, 7), at(1, 8)) == [Need.UNFINISHED] * 2

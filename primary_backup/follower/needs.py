@@ -18,6 +18,7 @@ class Need(Enum):
     RESTARTED = "conntrackd was restarted: its caches are new"
     UNFINISHED = "the last transition was not finished"
     PEER = "packets of the peer arrive again"
+    LACKING = "the peer holds connections that this node does not"
     PURGE = "the peer's copy covers what is held here: the deferred purge is safe now"
 
 
@@ -34,6 +35,8 @@ class Past(NamedTuple):
     left: Left
     sends: bool
     """Whether a peer in this mode sends every second, and all that it has when asked."""
+    lacking: bool = False
+    """The peer was asked for all it has, and its answer was not whole."""
 
 
 class Poll(NamedTuple):
@@ -64,6 +67,8 @@ class Needs:
         if poll.daemon not in (None, self._past.daemon):
             return Need.RESTARTED
         receiving = self._receive(poll.seconds, poll.status.packets_received)
+        if self._need is None and self._past.lacking and self._past.sends and receiving:
+            return Need.LACKING
         if self._need is None and self._past.deferred and receiving:
             why = uncovered(poll.status.external, poll.ours, receiving=True, left=self._past.left)
             return Need.PURGE if why is None else None
