@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -137,10 +138,8 @@ class Machines(Pair):
         """Make a key on fw-1, and copy it to fw-2, as the README has it."""
         first, second = self.both
         first.shell("ftfw-transition key")
-        key = first.shell(f"cat {KEY}")
-        second.shell(
-            f"install -d {os.path.dirname(KEY)} && umask 077 && printf '%s' '{key}' >{KEY}"
-        )
+        key = shlex.quote(first.shell(f"cat {KEY}"))
+        second.shell(f"install -d {os.path.dirname(KEY)} && umask 077 && printf %s {key} >{KEY}")
 
     def settled(self, within: float = 30) -> tuple[Machine, Machine]:
         """Wait until one is primary and one is backup, in sync; these two."""
