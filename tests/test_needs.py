@@ -156,7 +156,7 @@ def test_over_any_polls_a_purge_needs_a_peer_that_just_sent_and_covers(
         assert need is not Need.PEER or (past.sends and past.finished)
 
 
-# -- an answer that was not whole -------------------------------------------------------------------
+# -- an answer that was not whole -----------------------------------------------------------------
 
 LACKING = WELL._replace(lacking=True)
 
