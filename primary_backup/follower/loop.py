@@ -203,7 +203,7 @@ class Follower:
         running = taken.intent
 
         def newer() -> str | None:
-            self._tend()
+            self._service.pet_watchdog()  # and no reports: it is asked right before a commit
             return self._inbox.supersedes(running)
 
         caller = Caller(

@@ -25,6 +25,7 @@ CONFINED = ("setpriv", "--no-new-privs", "--bounding-set",
             "-all,+net_admin,+sys_nice,+net_bind_service")  # fmt: skip
 """Runs conntrackd with what it needs."""
 PORT = "3780"
+REPORT_PORT = "3781"
 VIPS = {"eth0": ("192.0.2.1/32", "2001:db8:2::1/128"), "eth1": ("10.10.0.1/32", "fd00:10::1/128")}
 FORGED = ("192.0.2.66", "10.10.0.10")
 """The two ends of a connection that no firewall has seen."""
@@ -167,6 +168,17 @@ def test_only_root_sends_to_the_replication_port(
     replicating.fw1.load_entries(100)
     replicating.fw2.until(lambda: replicating.fw2.external() == 100, WITHIN, "the honest copies")
     assert not any(FORGED[0] in external(each) for each in (replicating.fw1, replicating.fw2))
+
+
+@pytest.mark.parametrize("device", ["", "eth1", "lo"])
+def test_only_root_sends_to_the_port_of_the_reports(replicating: Pair, device: str) -> None:
+    """A report is signed; what is no report costs the follower nothing either."""
+    arguments = ("datagram", "", DEDICATED_LINK["fw-2"], REPORT_PORT, b"FTFW".hex())
+
+    sent = replicating.fw1.run(*UNPRIVILEGED, *program(*arguments, device)).stdout
+
+    assert sent == "EPERM\n"
+    assert replicating.fw1.run(*program(*arguments)).stdout == "sent\n"
 
 
 def test_a_message_of_root_s_reaches_the_peer(replicating: Pair) -> None:

@@ -2,8 +2,9 @@
 
     python -m tests.lab.bench
 
-Start: from a notification to `conntrackd -c` starting, by a follower that reads its FIFO, by the
-hook, by conntrack-tools' own script, and beside them a bare interpreter that imports click and sh.
+Start: from a notification to `conntrackd -c` starting, by a follower that reads its FIFO, with and
+without a peer that reports to it, by the hook, by conntrack-tools' own script, and beside them a
+bare interpreter that imports click and sh.
 Transition: a promotion with 100,000 connections after the peer's death, from its first request to
 its last proof, beside the four client calls it is made of. Idle: the CPU of a follower with
 nothing to do, beside one start of the command. Bulks: how often the virtual addresses
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import secrets
 import select
 import statistics
 import subprocess
@@ -27,6 +29,7 @@ from pathlib import Path
 from .pair import PACKAGING, Pair
 
 COMMAND = Path(sys.executable).with_name("ftfw-transition")
+CONF = "/etc/conntrackd/conntrackd.conf"
 SCRIPT = Path("/usr/share/doc/conntrackd/examples/sync/primary-backup.sh")
 STARTS = 30
 ENTRIES = 100_000
@@ -41,6 +44,10 @@ mount -t tmpfs none /run
 mount -t tmpfs none /etc/conntrackd
 mount --bind /dev/null /dev/log 2>/dev/null || true
 cp "$1" /etc/conntrackd/conntrackd.conf
+(umask 077 && echo "$KEY" >/run/pair.key)
+ip link set lo up
+ip address add 10.99.99.1/30 dev lo
+ip address add 10.99.99.2/30 dev lo
 mkfifo -m 600 /run/started
 printf '%s\\n' '#!/bin/sh' '[ "$3" = -c ] && echo >/run/started' 'exit 0' >/run/client
 chmod 755 /run/client
@@ -58,13 +65,22 @@ def starts() -> None:
         "primary-backup.sh": lambda: _process("sh", str(SCRIPT), "primary"),
     }
     took: dict[str, list[float]] = {}
-    with follower() as send:
+    paired = ("--key", "/run/pair.key")
+    with (
+        follower("alone", CONF) as alone,
+        follower("reporting", CONF, *paired) as reporting,
+        follower("peer", peer_conf(), *paired),
+    ):
+        _await(lambda: '"seen": [' in Path("/run/reporting/peer.json").read_text())
+        ways |= {"the follower": lambda: alone("MASTER")}
+        ways |= {"the follower with reports": lambda: reporting("MASTER")}
         for _ in range(STARTS):
             for name, way in ways.items():
                 took.setdefault(name, []).append(way())
-            took.setdefault("the follower", []).append(send("MASTER"))
-            send("STOP")
+            alone("STOP")
+            reporting("STOP")
     for name, beside in (
+        ("the follower with reports", "the follower"),
         ("the hook", "a bare interpreter with click and sh"),
         ("the follower", "the hook"),
         ("the follower", "primary-backup.sh"),
@@ -88,12 +104,21 @@ def _process(*argv: str) -> float:
     return took
 
 
+def peer_conf() -> str:
+    """The path of the other node's conntrackd.conf."""
+    path = Path("/run/peer.conf")
+    path.write_text((PACKAGING / "fw-2/conntrackd/conntrackd.conf").read_text())
+    return str(path)
+
+
 @contextlib.contextmanager
-def follower() -> Iterator[Callable[[str], float]]:
+def follower(name: str, conf: str, *arguments: str) -> Iterator[Callable[[str], float]]:
     """A follower that reads notifications; the seconds to its commit, once all is done."""
-    fifo, last = Path("/run/notify.fifo"), Path("/run/ftfw-transition/last.json")
+    run_dir, fifo = f"/run/{name}", Path(f"/run/{name}.fifo")
+    last = Path(run_dir, "last.json")
+    options = ("--run-dir", run_dir, "--config", conf)
     process = subprocess.Popen(
-        [COMMAND, "follow", "--group", "G1", fifo], stderr=subprocess.DEVNULL
+        [COMMAND, *options, "follow", "--group", "G1", *arguments, fifo], stderr=subprocess.DEVNULL
     )
 
     def send(state: str) -> float:
@@ -201,7 +226,7 @@ def main() -> None:
         ["unshare", "--net", "--mount", "sh", "-ec", _FURNISH, "-",
          PACKAGING / "conntrackd/conntrackd.conf",
          sys.executable, "-c", "from tests.lab.bench import starts; starts()"],
-        check=True,
+        check=True, env={**os.environ, "KEY": secrets.token_hex(32)},
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
         here = Path(directory)
