@@ -51,7 +51,8 @@ def known(firewall: Firewall, field: str) -> Any:
 
 def is_fresh(firewall: Firewall, seconds: float = 4.0) -> bool:
     """Whether the peer's newest report is not older than that."""
-    return bool(known(firewall, "watched") - known(firewall, "seen")[1] <= seconds)
+    seen = known(firewall, "seen")
+    return seen is not None and bool(known(firewall, "watched") - seen[1] <= seconds)
 
 
 def silence(firewall: Firewall) -> float:
