@@ -26,6 +26,10 @@ class Reported(NamedTuple):
     seconds: float
     """How long before the promotion they were counted."""
 
+    def exceeds(self, held: int) -> bool:
+        """Whether the peer had more than the ``held`` connections, and what may end meanwhile."""
+        return self.connections - held > slack(self.connections, REPLICA_PART)
+
     def __str__(self) -> str:
         return f"{self.node} reported {self.connections} connections {self.seconds:.1f} s before"
 
@@ -58,10 +62,9 @@ class Replica(NamedTuple):
         """Why the peer may have had more than the ``held`` connections; empty where it had not."""
         if self.lacking or self.certified or self.reported is None or held is None:
             return self.lacking
-        missing = self.reported.connections - held
-        if missing <= slack(self.reported.connections, REPLICA_PART):
+        if not self.reported.exceeds(held):
             return ""
-        return f"this node held {missing} connections less"
+        return f"this node held {self.reported.connections - held} connections less"
 
 
 class Past(NamedTuple):

@@ -5,12 +5,8 @@ from collections.abc import Callable
 from primary_backup.answer import ASK_AGAIN, SETTLED_SECONDS, Answer, Flow
 from primary_backup.conntrackd.status import Status
 from primary_backup.memory import SocketIdentity
-from primary_backup.past import Replica, Reported
-from primary_backup.proof import (
-    Outcome,
-    Verdict,
-    covers,
-)
+from primary_backup.past import Reported
+from primary_backup.proof import Outcome, Verdict, covers
 from primary_backup.requests import Requests
 
 ALIVE_SECONDS = 1.1
@@ -102,7 +98,7 @@ class Peer:
     def missing(self, held: int | None) -> str:
         """Why ``held`` connections are not what the peer has reported; empty where they are."""
         reported = self._reported()
-        if reported is None or held is None or not Replica(reported=reported).lacks(held):
+        if reported is None or held is None or not reported.exceeds(held):
             return ""
         return f"{reported}, {held} are here"
 

@@ -33,6 +33,17 @@ class Busy(World):
             super().do(name)
 
 
+def refusing(world: World, request: str, count: int) -> World:
+    """Let a request find no room for so many connections."""
+
+    def fill(_: object) -> None:
+        world.do(request)
+        world.refused += count
+
+    world.acts[request] = fill
+    return world
+
+
 def test_an_answer_ends_although_the_peer_has_traffic() -> None:
     """Far fewer messages come than at its height, and not all are connections of the answer's."""
     world = Busy(internal=4_400, holds=4_400)
@@ -117,13 +128,7 @@ def test_an_answer_that_is_not_whole_is_asked_for_again() -> None:
 
 def test_an_answer_that_found_no_room_is_not_whole() -> None:
     """The cache is full (HashLimit): the same number on both sides shows nothing, nothing goes."""
-    world = World(internal=400, holds=500)
-
-    def fill(_: object) -> None:
-        world.do("-n")
-        world.refused += 70
-
-    world.acts["-n"] = fill
+    world = refusing(World(internal=400, holds=500), "-n", 70)
     done = carry_out(world, State.BACKUP)
     assert done.outcomes["request-resync"] is Outcome.DEGRADED
     assert "could not create 70 connections of the peer's" in done.reason("request-resync")
@@ -133,14 +138,7 @@ def test_an_answer_that_found_no_room_is_not_whole() -> None:
 
 def test_an_internal_cache_without_room_is_not_rebuilt() -> None:
     """Whatever was recovered: the peer would never receive the rest."""
-    world = World(external=500)
-
-    def fill(_: object) -> None:
-        world.do("-R")
-        world.refused += 30
-
-    world.acts["-R"] = fill
-    done = carry_out(world, State.PRIMARY)
+    done = carry_out(refusing(World(external=500), "-R", 30), State.PRIMARY)
     assert done.outcomes["resync"] is Outcome.DEGRADED
     assert "30 connections are not replicated" in done.reason("resync")
 

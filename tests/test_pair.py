@@ -135,7 +135,7 @@ def test_a_message_is_what_the_manual_says_to_the_byte() -> None:
 
 @given(st.binary(max_size=2 * LONGEST_BYTES))
 def test_no_bytes_are_believed_or_fatal(datagram: bytes) -> None:
-    """Whoever sends them has no key."""
+    """Their sender has no key."""
     with pytest.raises(Refused):
         decode(datagram, (KEY,))
 
@@ -260,7 +260,7 @@ def test_a_message_is_as_old_as_the_number_that_it_repeats() -> None:
 
 
 def test_a_message_is_believed_once() -> None:
-    """A datagram that somebody has recorded shows nothing any more."""
+    """A datagram that was recorded shows nothing any more."""
     sides = Sides()
     sides.peer.renew("b" * 16, 0)
     sides.deliver(sides.second(sides.own), sides.peer)

@@ -60,8 +60,6 @@ _SETTINGS = {
     ("Sync", "DisableExternalCache"): {"on", "off"},
     ("Sync", "ExpectationSync"): {"on", "off", "open"},
 }
-
-
 _LINKS = {"Multicast", "UDP", "TCP"}
 
 

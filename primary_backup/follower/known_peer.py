@@ -32,8 +32,6 @@ SILENT_SECONDS = 5.0
 """A bulk may fill the link for less."""
 BACK_SECONDS = 2.0
 """A running peer sends more often than this."""
-
-
 FORGOTTEN_SECONDS = 60.0
 """What a peer has reported that does not report any more shows nothing of the present."""
 
@@ -63,6 +61,7 @@ class KnownPeer:
         self._watch = LinkWatch()
         self._comparison = Comparison()
         self._observed = Observed(0.0)
+        self._memory = Memory()
         self._own: Report | None = None
         self._fresh: Fresh | None = None
         self._polled: object = None
@@ -88,14 +87,14 @@ class KnownPeer:
     def tend(self) -> None:
         """Take what has arrived; each second, and at each notification, report and remember."""
         now = boot_seconds()
-        if self._pairing.receive(self._report, now):
-            self._take_fresh(now)
+        self._pairing.receive(self._report, now)
+        self._take_fresh(now)
         if now >= self._next or self._inbox.newest is not self._announced:
             self._next, self._announced = now + EVERY_SECONDS, self._inbox.newest
-            self._own = None
+            self._memory, self._own = self._reconciler.memory(), None
             self._read_conf()
             self._pairing.open(self._conf)
-            self._pairing.send(self._report(), now)
+            self._pairing.send(self._report, now)
             self._observe(now)
             self._name_silence(now)
             self._name_topics(now)
@@ -110,10 +109,13 @@ class KnownPeer:
     def _report(self) -> Report:
         """This node, as it was at most a second ago."""
         if self._own is None:
-            certified = self._observed.certified
-            memory = self._reconciler.memory()
-            polled = self._upkeep.polled
-            known = Known(self._inbox.newest, memory, self._conf, polled, certified)
+            known = Known(
+                self._inbox.newest,
+                self._memory,
+                self._conf,
+                self._upkeep.polled,
+                self._observed.certified,
+            )
             self._own = own_report(known)
         return self._own
 
@@ -157,7 +159,7 @@ class KnownPeer:
         """Leave what is known now to a promotion, of whichever process."""
         link = self._conf.links[0] if self._conf is not None and self._conf.links else None
         self._watch.counted(now, received_packets(link.interface) if link is not None else None)
-        memory, polled = self._reconciler.memory(), self._upkeep.polled
+        polled = self._upkeep.polled
         if polled is not None and polled is not self._polled and polled.status is not None:
             self._polled, status = polled, polled.status
             if self._sends():
@@ -165,8 +167,8 @@ class KnownPeer:
             if status.external is not None:
                 ours = Ours(polled.seconds, status.external, status.refused, polled.daemon)
                 self._comparison.count(ours)
-        is_over = now - self._since(self._fresh) > FORGOTTEN_SECONDS
-        if is_over or _is_primary(memory):
+        is_over = now - self._last_fresh > FORGOTTEN_SECONDS
+        if is_over or _is_primary(self._memory):
             self._comparison = Comparison()
             self._observed = self._observed._replace(counted=None, certified=None, doubt="")
         self._observed = self._observed._replace(
@@ -206,7 +208,7 @@ class KnownPeer:
             topics = differences(self._report(), fresh.message.report)
         elif exchange is not None and exchange.stale is not None:
             received, report = exchange.stale
-            if now - received < BACK_SECONDS and now - self._since(fresh) >= SILENT_SECONDS:
+            if now - received < BACK_SECONDS and now - self._last_fresh >= SILENT_SECONDS:
                 topics["receives"] = (
                     f"{report.node} does not receive this node: its reports arrive and answer none "
                     f"of this node's; check the dedicated link from here to {report.node}"
@@ -222,8 +224,10 @@ class KnownPeer:
         for topic in before.keys() - topics.keys():
             self._event("peer.agrees", Outcome.OK, f"not any more: {before[topic]}")
 
-    def _since(self, fresh: Fresh | None) -> float:
-        return fresh.received if fresh is not None else self._began
+    @property
+    def _last_fresh(self) -> float:
+        """When the last report was received (boot); before the first, when this follower began."""
+        return self._fresh.received if self._fresh is not None else self._began
 
 
 def _is_primary(memory: Memory) -> bool:

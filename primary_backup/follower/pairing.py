@@ -102,11 +102,11 @@ class Pairing:
             self._event("pair.channel", outcome, why)
         self._announced = why
 
-    def receive(self, report: Callable[[], Report], now: float) -> bool:
-        """Take what has arrived, and answer it; whether anything of the peer's was there."""
+    def receive(self, report: Callable[[], Report], now: float) -> None:
+        """Take what has arrived, and answer it."""
         if self._channel is None or self.exchange is None:
-            return False
-        came, peer = False, self._channel.peer
+            return
+        peer = self._channel.peer
         for datagram, address in self._channel.receive():
             if address != peer:
                 self._refused["foreign"] += 1
@@ -116,12 +116,10 @@ class Pairing:
                 self.other_version = None
                 if self.exchange.receive(message, now):
                     self._send(self.exchange, report())
-                came = True
             except OtherVersion as error:
                 self.other_version = error.version
             except Refused as error:
                 self._refused[error.kind] += 1
-        return came
 
     def _decode(self, datagram: bytes) -> Message:
         try:
@@ -134,11 +132,11 @@ class Pairing:
                 raise
         return decode(datagram, self._keys)
 
-    def send(self, report: Report, now: float) -> None:
-        """Send a report, with a new random number."""
+    def send(self, report: Callable[[], Report], now: float) -> None:
+        """Send a report, with a new random number; without a channel none is made."""
         if self.exchange is not None and self._channel is not None:
             self.exchange.renew(secrets.token_hex(8), now)
-            self._send(self.exchange, report)
+            self._send(self.exchange, report())
         if self._refused and now - self._named >= REFUSED_SECONDS:
             self._named = now
             counts = ", ".join(f"{kind} {count}" for kind, count in self._refused.items())

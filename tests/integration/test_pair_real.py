@@ -11,6 +11,7 @@ import pytest
 from tests.integration.following import COUNT, HEALED, WITHIN, replicated
 from tests.lab.firewall import HOOK, KEY, RUN_DIR, Firewall
 from tests.lab.moments import ended, finished
+from tests.lab.node import UNPRIVILEGED
 from tests.lab.pair import Lab, Pair
 from tests.waiting import stays
 
@@ -260,6 +261,5 @@ def test_no_other_program_shares_the_port(keyed: Pair) -> None:
     )
     assert "in use" in keyed.fw2.run("python3", "-c", bind, check=False).stderr
     keyed.fw2.stop_follower()
-    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    denied = keyed.fw2.run(*nobody, "python3", "-c", bind, check=False)
+    denied = keyed.fw2.run(*UNPRIVILEGED, "python3", "-c", bind, check=False)
     assert "Permission denied" in denied.stderr

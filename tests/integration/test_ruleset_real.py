@@ -15,12 +15,10 @@ import pytest
 
 from tests.lab import packets
 from tests.lab.firewall import CONNTRACKD_CONF, Firewall
-from tests.lab.node import Node
+from tests.lab.node import UNPRIVILEGED, Node
 from tests.lab.pair import DEDICATED_LINK, Lab, Pair
 
 SCRIPT = Path(packets.__file__)
-UNPRIVILEGED = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
-"""Runs a program as a user who owns nothing."""
 CONFINED = ("setpriv", "--no-new-privs", "--bounding-set",
             "-all,+net_admin,+sys_nice,+net_bind_service")  # fmt: skip
 """Runs conntrackd with what it needs."""

@@ -16,6 +16,7 @@ import pytest
 
 from tests.lab.firewall import CONNTRACKD_CONF, RUN_DIR, Firewall
 from tests.lab.moments import asked, become, ended, finished, replicated, step
+from tests.lab.node import UNPRIVILEGED
 from tests.lab.pair import Lab, Pair, Wiring
 from tests.waiting import stays
 
@@ -29,7 +30,6 @@ HEALED = 40
 POLLS = 12
 """Seconds in which it polls twice at least."""
 
-USER = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--")
 NO_PTRACE = ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace", "--")
 SHARED = "/run/lab/shared"
 """A directory that all may write, as /tmp and /var/lock are."""
@@ -107,7 +107,7 @@ def test_a_users_processes_named_keepalived_neither_delay_nor_blind_a_promotion(
     pair = lab(wiring="fifo").start()
     pair.fw1.load_entries(COUNT)
     pair.fw2.until(lambda: pair.fw2.external() >= COUNT, 90, "holds the copies")
-    with running(pair.fw2, *USER, named(pair.fw2, "keepalived"), number=30):
+    with running(pair.fw2, *UNPRIVILEGED, named(pair.fw2, "keepalived"), number=30):
         pair.fw2.stop_follower()
         pair.fw2.start_follower()
         reported = pair.fw2.events("keepalived.asked")[-1]
@@ -127,7 +127,7 @@ def test_a_users_processes_named_keepalived_neither_delay_nor_blind_a_promotion(
 def test_a_users_process_named_conntrackd_keeps_no_daemon_from_being_started(lab: Lab) -> None:
     """Nor a dead daemon's lock from being removed."""
     pair = replicated(lab, COUNT)
-    with running(pair.fw2, *USER, named(pair.fw2, "conntrackd")):
+    with running(pair.fw2, *UNPRIVILEGED, named(pair.fw2, "conntrackd")):
         pair.fw2.kill_conntrackd()
         assert "removed" in pair.fw2.hook("unlock", check=True).stdout
 
@@ -216,7 +216,7 @@ def test_a_user_who_squats_on_keepalived_s_dump_turns_no_guard_off(lab: Lab) -> 
     pair = covered(lab)
     pair.fw1.run("rm", "-f", f"{DUMPS}/keepalived.json")  # of an earlier question
     pair.fw1.run("chmod", "1777", DUMPS)
-    pair.fw1.run(*USER, "mkdir", f"{DUMPS}/keepalived.json")
+    pair.fw1.run(*UNPRIVILEGED, "mkdir", f"{DUMPS}/keepalived.json")
 
     event = pair.fw1.hook_json("backup")
 
@@ -235,7 +235,7 @@ def test_a_follower_that_could_not_ask_promotes_a_master_once_it_can(lab: Lab) -
     firewall.start_keepalived()
     firewall.until(firewall.is_master, WITHIN, "is master")
     firewall.run("chmod", "1777", DUMPS)
-    firewall.run(*USER, "mkdir", f"{DUMPS}/keepalived.json")
+    firewall.run(*UNPRIVILEGED, "mkdir", f"{DUMPS}/keepalived.json")
     firewall.run("rm", f"{RUN_DIR}/notify.fifo")  # with every line in it
     firewall.start_follower()
     blind = firewall.events("keepalived.asked")[0]
@@ -312,7 +312,7 @@ def test_what_a_user_has_put_in_place_of_the_lock_is_named(lab: Lab, make: str, 
     """Where the lock is in a directory that all may write: what it is, whose, and what to do."""
     firewall = lab(conntrackd=lock_in(SHARED)).fw1
     share(firewall)
-    firewall.run(*USER, "sh", "-ec", make.format(f"{SHARED}/conntrack.lock"))
+    firewall.run(*UNPRIVILEGED, "sh", "-ec", make.format(f"{SHARED}/conntrack.lock"))
 
     unlocked = firewall.hook("unlock")
     event = become(firewall, "primary")
@@ -388,7 +388,7 @@ def test_a_user_who_listens_in_place_of_conntrackd_is_not_asked(lab: Lab) -> Non
     path = f"{SHARED}/conntrackd.ctl"
     firewall = lab(conntrackd={"Path /var/run/conntrackd.ctl": f"Path {path}"}).fw1
     share(firewall)
-    squatter = firewall.start(*USER, "python3", "-c", SQUAT, path)
+    squatter = firewall.start(*UNPRIVILEGED, "python3", "-c", SQUAT, path)
     firewall.until(lambda: "listening" in firewall.output(squatter), what="another user listens")
 
     event = become(firewall, "primary")

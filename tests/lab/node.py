@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
+UNPRIVILEGED = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+"""Before a command: it runs as a user who owns nothing."""
+
 # The first process of a node does nothing but read its standard input, the other end of which is
 # the test process's alone. When that end closes, be it by close() or by SIGKILL, the first process
 # ends, and with it the kernel ends all others of the node and takes down its network and mounts.
