@@ -8,6 +8,10 @@ from primary_backup.proof import ENDED_PART, MORE_ROOM, Outcome, Verdict, few_co
 
 SETTLED_SECONDS = 1.5
 """An answer makes no pause as long as this: FTFW sends again within a second what was lost."""
+REPEAT_SECONDS = 5.0
+"""How long messages may come without an end to be seen until the peer is asked once more."""
+REPEAT_MESSAGES = 5_000
+"""No more than these are asked for again: on a link of 1 Mbit/s they take 12 s."""
 ASK_AGAIN = "a follower asks again by itself; without one run `ftfw-transition backup` later"
 
 
@@ -66,10 +70,13 @@ class Flow:
         self._most = 0
         self.messages = 0
         """The most that any answer brought."""
+        self._first = messages
+        self._interval = REPEAT_SECONDS
+        self._next_repeat = now + self._interval
         self.restart(now, messages)
 
     def restart(self, now: float, messages: int) -> None:
-        """The peer is asked once more."""
+        """The peer is asked (once more)."""
         self._from = messages
         self._seen = deque([(now, messages)])
 
@@ -82,3 +89,15 @@ class Flow:
         arrived = messages - self._seen[0][1]
         self._most = max(self._most, arrived)
         return arrived <= ENDED_PART * self._most
+
+    def is_to_be_repeated(self, now: float, messages: int) -> bool:
+        """Whether traffic may hide the end: connections that were opened meanwhile.
+
+        They are sent again with the rest, so that this answer's height stands out.
+        """
+        received = messages - self._first
+        if now < self._next_repeat or received > REPEAT_MESSAGES:
+            return False
+        self._interval *= 2
+        self._next_repeat = now + self._interval
+        return True

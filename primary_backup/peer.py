@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from primary_backup.answer import ASK_AGAIN, SETTLED_SECONDS, Answer, Flow
-from primary_backup.conntrackd.status import Status
+from primary_backup.conntrackd.status import Queue, Status
 from primary_backup.memory import SocketIdentity
 from primary_backup.past import Reported
-from primary_backup.proof import Outcome, Verdict, covers
+from primary_backup.proof import MORE_QUEUE, Outcome, Verdict, covers
 from primary_backup.requests import Requests
 
 ALIVE_SECONDS = 1.1
@@ -118,12 +118,16 @@ class Peer:
                 self._requests.ask(("-n",))
                 asked = began = now
             has_ended = flow.has_ended(now, status.replicated) and now - asked > SETTLED_SECONDS
+            repeat = self.receiving and flow.is_to_be_repeated(now, status.replicated)
             if self.receiving and has_ended:
                 again = again and arrived
-                if not again and not (repeats and self.missing(status.external)):
+                repeat = again or bool(repeats and self.missing(status.external))
+                if not repeat:
                     return Answer(before, status, flow.messages, ended=True)
+                repeats -= 1
+            if repeat:
                 self._requests.ask(("-n",))
-                asked, again, repeats = now, False, repeats - 1
+                asked, again = now, False
                 flow.restart(now, status.replicated)
             if now - began > (ARRIVING_SECONDS if arrived else ABSENT_SECONDS):
                 self.no_packets = not self.receiving
@@ -137,15 +141,33 @@ class Peer:
         daemon reached the peer: they empty its resend queue (sync-ftfw.c).
         """
         is_new = before.packets_received == 0
-        return is_new or self._requests.reach(self._requests.daemon.unacknowledged) is None
+        return is_new or self._queue() is None
 
-    def taken(self, before: Status) -> str:
-        """What became of a bulk that was sent; waits while the peer acknowledges it."""
+    def send(self, before: Status, ask: Callable[[], None]) -> Verdict:
+        """Send the peer all there is, by ``ask``; waits while it acknowledges that.
+
+        A peer's absence degrades no promotion: it has just died, that is the ordinary case.
+        """
+        queue = self._queue()
+        ask()
+        if before.internal == 0:
+            return Verdict(Outcome.OK, "nothing to send")
+        reason = self._taken(before)
+        queue_now = self._queue()
+        dropped = queue_now.dropped - queue.dropped if queue and queue_now else 0
+        if dropped <= 0 or self.no_packets:
+            return Verdict(Outcome.OK, reason)
+        reason = f"{reason}; {dropped} messages found no room to be sent again"
+        return Verdict(Outcome.DEGRADED, reason, MORE_QUEUE)
+
+    def _taken(self, before: Status) -> str:
+        """What became of a bulk that was sent."""
         least: int | None = None
         progress = self._requests.clock()
         while True:
             status = self._requests.status()
-            left = self._requests.reach(self._requests.daemon.unacknowledged)
+            queue = self._queue()
+            left = queue.unacknowledged if queue else None
             now = self._requests.clock()
             since, first = self._requests.first or (now, before)
             self._receive(first, status)
@@ -162,6 +184,9 @@ class Peer:
             if self.receiving and now - progress > SILENCE_SECONDS:
                 return f"the peer acknowledged all but {left} messages"
             self._wait()
+
+    def _queue(self) -> Queue | None:
+        return self._requests.reach(self._requests.daemon.queue)
 
     def _receive(self, before: Status, now: Status) -> bool:
         """Note a packet of the peer's; True for the first one."""

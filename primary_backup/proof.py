@@ -28,6 +28,7 @@ COVERED_PART = 0.9
 """What the peer must hold of this node's connections before they are purged here."""
 
 MORE_ROOM = "raise HashLimit on both nodes, restart conntrackd, on the backup first"
+MORE_QUEUE = "raise ResendQueueSize on both nodes, restart conntrackd, on the backup first"
 PURGE_MARGIN_SECONDS = 5.0
 """A purge that is late is still pending."""
 

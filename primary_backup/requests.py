@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
 from primary_backup.conntrackd.client import Unanswered, Unreached
-from primary_backup.conntrackd.status import Status
+from primary_backup.conntrackd.status import Queue, Status
 from primary_backup.memory import SocketIdentity
 from primary_backup.proof import Kernel, Outcome, Verdict
 from primary_backup.rundir.turn import Halted
@@ -29,8 +29,8 @@ class Daemon(Protocol):
     def status(self) -> Status:
         """The caches and the traffic with the peer; raises as ``request``."""
 
-    def unacknowledged(self) -> int | None:
-        """Messages that the peer has not acknowledged; raises as ``request``."""
+    def queue(self) -> Queue | None:
+        """What waits for the peer's acknowledgement; raises as ``request``."""
 
     def flushing(self) -> bool:
         """Whether a flush of the kernel table is running; raises as ``request``."""

@@ -204,12 +204,7 @@ class Transition:
         return verdict
 
     def _bulk_send(self, step: Step) -> Verdict:
-        """A peer's absence degrades no promotion: it has just died, that is the ordinary case."""
-        before = self._requests.status()
-        self._ask(step)
-        if before.internal == 0:
-            return Verdict(Outcome.OK, "nothing to send")
-        return Verdict(Outcome.OK, self._peer.taken(before))
+        return self._peer.send(self._requests.status(), partial(self._ask, step))
 
     # -- what a backup asks -----------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from primary_backup.answer import SETTLED_SECONDS
+from primary_backup.answer import REPEAT_SECONDS, SETTLED_SECONDS
 from primary_backup.past import Reported
 from primary_backup.peer import ARRIVING_SECONDS
 from primary_backup.plan import State
@@ -52,6 +52,41 @@ def test_an_answer_ends_although_the_peer_has_traffic() -> None:
     assert done.outcomes["request-resync"] is Outcome.OK
     assert done.reason("request-resync") == "4400 connections received from the peer"
     assert world.now < 2 * SETTLED_SECONDS + 1
+
+
+class Growing(World):
+    """A peer that has opened more connections after five seconds than it had before."""
+
+    opened = 0.0
+    """New connections each second."""
+
+    def pause(self, seconds: float) -> None:
+        super().pause(seconds)
+        count = round(self.opened * seconds)
+        self.holds += count
+        self.external += count
+        self.replicated += count
+
+
+def test_an_answer_ends_although_the_peer_opens_as_many_connections_as_it_had() -> None:
+    """It is asked once more, and sends all that it has opened meanwhile at once."""
+    world = Growing(internal=300, holds=300)
+    world.opened = 300.0
+    done = carry_out(world, State.BACKUP)
+    assert done.outcomes["request-resync"] is Outcome.OK
+    assert world.asked.count("-n") == 2
+    assert world.now < REPEAT_SECONDS + SETTLED_SECONDS + 1
+
+
+@pytest.mark.parametrize("rate", [400.0, 800.0])
+def test_a_repeated_answer_over_a_slow_link_is_waited_for(rate: float) -> None:
+    """It brings no more at once than the link does; a large answer is not asked for again."""
+    world = Busy(holds=20_000)
+    world.arriving = rate
+    done = carry_out(world, State.BACKUP)
+    assert world.asked.count("-n") == 2
+    assert world.external == 20_000
+    assert done.outcomes["request-resync"] is Outcome.OK
 
 
 @pytest.mark.parametrize("rate", [1_000.0, 4_000.0])

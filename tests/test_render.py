@@ -95,8 +95,8 @@ def test_the_shipped_configuration_has_the_values_of_the_article() -> None:
         socket="/var/run/conntrackd.ctl",
         lock_file="/run/conntrackd/conntrack.lock",
         log_file="/var/log/conntrackd.log",
-        hash_size=32768,
-        hash_limit=131072,
+        hash_size=131072,
+        hash_limit=524288,
         purge_timeout=60,
         ports=(3780,),
         links=(Link("10.99.99.1", "10.99.99.2", 3780, "eth2"),),
@@ -106,10 +106,10 @@ def test_the_shipped_configuration_has_the_values_of_the_article() -> None:
     )
     typed = [line.partition("#")[0].split() for line in code(text)]
     for setting in (
-        *("ResendQueueSize 131072", "PurgeTimeout 60", "ACKWindowSize 300"),
+        *("ResendQueueSize 524288", "PurgeTimeout 60", "ACKWindowSize 300"),
         *("DisableExternalCache Off", "Port 3780", "Interface eth2", "Checksum on"),
         *("SndSocketBuffer 1249280", "RcvSocketBuffer 1249280", "TCPWindowTracking Off"),
-        *("Systemd on", "HashSize 32768", "HashLimit 131072", "LogFile on"),
+        *("Systemd on", "HashSize 131072", "HashLimit 524288", "LogFile on"),
         *("LockFile /run/conntrackd/conntrack.lock", "Path /var/run/conntrackd.ctl"),
         *("NetlinkBufferSize 2097152", "NetlinkBufferSizeMaxGrowth 8388608"),
         *("NetlinkOverrunResync On", "NetlinkEventsReliable Off", "EventIterationLimit 100"),

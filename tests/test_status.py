@@ -11,11 +11,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from primary_backup.conntrackd.status import (
+    Queue,
     Status,
     parse,
     parse_flushes,
     parse_flushing,
-    parse_unacknowledged,
+    parse_queue,
 )
 
 DATA = Path(__file__).parent / "data" / "conntrackd-1.4.7"
@@ -52,20 +53,27 @@ def test_a_daemon_that_does_not_synchronise_has_no_status(name: str) -> None:
 @pytest.mark.parametrize("name", ["ftfw", "ftfw-no-external"])
 def test_the_resend_queue_of_ftfw_is_counted(name: str) -> None:
     """In FTFW what waits for the peer's acknowledgement stands in the resend queue."""
-    assert parse_unacknowledged(captured(f"{name}.s-queue")) == 1
+    assert parse_queue(captured(f"{name}.s-queue")) == Queue(1, 0)
 
 
 def test_what_is_not_sent_yet_is_not_acknowledged_either() -> None:
     """A bulk waits in txqueue first: an empty resend queue alone proves nothing."""
     text = captured("ftfw.s-queue")
     text = re.sub(rb"(queue txqueue:\ncurrent elements:\s+)0", rb"\g<1>300", text)
-    assert parse_unacknowledged(text) == 301
+    assert parse_queue(text) == Queue(301, 0)
+
+
+def test_what_the_resend_queue_dropped_is_counted() -> None:
+    """Its own errors alone: the queue of what is not sent yet has a count of the same name."""
+    text = captured("ftfw.s-queue")
+    text = re.sub(rb"(queue rsqueue:[^q]*errors:\s+)0", rb"\g<1>237856", text)
+    assert parse_queue(text) == Queue(1, 237856)
 
 
 @pytest.mark.parametrize("name", ["notrack", "notrack-no-internal", "notrack-no-caches", "alarm"])
 def test_there_is_no_resend_queue_outside_ftfw(name: str) -> None:
     """NOTRACK and ALARM acknowledge nothing, which is not the same as nothing left."""
-    assert parse_unacknowledged(captured(f"{name}.s-queue")) is None
+    assert parse_queue(captured(f"{name}.s-queue")) is None
 
 
 def test_a_running_flush_is_seen() -> None:
@@ -117,7 +125,7 @@ def test_any_bytes_are_a_status_or_none(text: bytes) -> None:
 @example(b"queue rsqueue:\ncurrent elements:\t" + b"9" * 5000)
 def test_any_bytes_are_a_queue_or_none(text: bytes) -> None:
     """No answer to `-s queue` breaks the reader."""
-    assert (parse_unacknowledged(text) or 0) >= 0
+    assert min(parse_queue(text) or Queue(0, 0)) >= 0
 
 
 @given(st.binary())

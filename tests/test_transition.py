@@ -418,6 +418,24 @@ def test_a_bulk_that_the_peer_acknowledged_is_proven() -> None:
     assert "acknowledged" in done.reason("bulk-send")
 
 
+@pytest.mark.parametrize(
+    ("peer", "outcome"), [(True, Outcome.DEGRADED), (False, Outcome.OK)], ids=["alive", "dead"]
+)
+def test_a_bulk_larger_than_the_resend_queue_is_not_whole(peer: bool, outcome: Outcome) -> None:
+    """What was dropped of it cannot be sent again to a peer that lost it; a dead one asks anew."""
+    world = World(external=500, peer=peer)
+
+    def send(_: Callable[[], bool]) -> None:
+        world.do("-B")
+        world.dropped += 300
+
+    world.acts["-B"] = send
+    world.dropped = 7  # by an earlier bulk
+    done = carry_out(world, State.PRIMARY)
+    assert done.outcomes["bulk-send"] is outcome
+    assert ("300 messages found no room" in done.reason("bulk-send")) == peer
+
+
 def test_a_promotion_in_direct_mode_names_the_size_of_the_replica() -> None:
     """There is no external cache: expected is unknown, the kernel's entries tell the size."""
     done = carry_out(World(DIRECT, entries=500), State.PRIMARY)

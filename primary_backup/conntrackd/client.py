@@ -13,11 +13,12 @@ from typing import NamedTuple
 from primary_backup.conntrackd.conf import Conntrackd
 from primary_backup.conntrackd.daemonlog import message
 from primary_backup.conntrackd.status import (
+    Queue,
     Status,
     parse,
     parse_flushes,
     parse_flushing,
-    parse_unacknowledged,
+    parse_queue,
 )
 from primary_backup.memory import SocketIdentity
 from primary_backup.proof import Kernel
@@ -119,9 +120,9 @@ class Daemon(NamedTuple):
                 return status
         raise Refused("the conntrackd that answers does not synchronise: it has no Sync section")
 
-    def unacknowledged(self) -> int | None:
-        """Messages that the peer has not acknowledged; None outside FTFW."""
-        return parse_unacknowledged(self.request(("-s", "queue")))
+    def queue(self) -> Queue | None:
+        """What waits for the peer's acknowledgement; None outside FTFW."""
+        return parse_queue(self.request(("-s", "queue")))
 
     def flushing(self) -> bool:
         """Whether the daemon is flushing the kernel table right now."""

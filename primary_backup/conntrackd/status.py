@@ -15,6 +15,10 @@ _BYTES = rb"(\d{1,20}) Bytes sent\s+(\d{1,20}) Bytes recv"
 _PACKETS = rb"(\d{1,20}) Pckts sent\s+(\d{1,20}) Pckts recv"
 _FLUSHES = rb"flush kernel table:\s+(\d{1,20})"
 _QUEUED = rb"queue (txqueue|rsqueue):\s+current elements:\s+(\d{1,20})"
+_NO_ROOM = (
+    rb"queue rsqueue:\s+current elements:\s+\d+\s+maximum elements:\s+\d+\s+"
+    rb"not enough space errors:\s+(\d{1,20})"
+)
 
 
 class Status(NamedTuple):
@@ -32,6 +36,16 @@ class Status(NamedTuple):
     bytes_received: int
     refused: int = 0
     """Entries that a cache, or the kernel table, could not create: it was full."""
+
+
+class Queue(NamedTuple):
+    """What FTFW has for the peer, in messages."""
+
+    unacknowledged: int
+    """Not sent, or not acknowledged yet."""
+    dropped: int
+    """Since the daemon's start dropped before they were acknowledged: ResendQueueSize is too small.
+    The peer asks for them in vain, if it has lost them."""
 
 
 def parse(text: bytes) -> Status | None:
@@ -53,10 +67,12 @@ def parse(text: bytes) -> Status | None:
     )
 
 
-def parse_unacknowledged(text: bytes) -> int | None:
-    """Messages not sent or not acknowledged yet, from ``-s queue``; None outside FTFW."""
+def parse_queue(text: bytes) -> Queue | None:
+    """Read the output of ``-s queue``; None outside FTFW."""
     queued = {name: int(length) for name, length in re.findall(_QUEUED, text)}
-    return sum(queued.values()) if b"rsqueue" in queued else None
+    if b"rsqueue" not in queued:
+        return None
+    return Queue(sum(queued.values()), _number(_NO_ROOM, text) or 0)
 
 
 def parse_flushing(text: bytes) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from primary_backup.conntrackd.client import Unanswered, Unreached
-from primary_backup.conntrackd.status import Status
+from primary_backup.conntrackd.status import Queue, Status
 from primary_backup.memory import SocketIdentity
 from primary_backup.past import Past, Reported
 from primary_backup.plan import Mode, Replication, State, Step, StepName, plan
@@ -57,7 +57,7 @@ class World:
         self.room = room
         self.counts = counts
         self.replicated = self.refused = 0
-        self.sent = self.unacked = 0
+        self.sent = self.unacked = self.dropped = 0
         self.received = 1  # its peer has sent it a packet before, as one that runs for a while has
         self.daemon_number = 1
         self.asked: list[str] = []
@@ -119,9 +119,10 @@ class World:
             refused=self.refused,
         )
 
-    def unacknowledged(self) -> int | None:
+    def queue(self) -> Queue | None:
         self._meet("-s queue")
-        return self.unacked if self.replication.mode is Mode.FTFW else None
+        ftfw = self.replication.mode is Mode.FTFW
+        return Queue(self.unacked, self.dropped) if ftfw else None
 
     def flushing(self) -> bool:
         self._meet("-s process")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.lab.firewall import CONNTRACKD_CONF, Firewall
 from tests.lab.moments import asked, become, replicated, step
 from tests.lab.pair import Lab, Pair
 from tests.waiting import stays
 
 SMALL, MANY = 1_000, 3_000
+LARGE_COUNT = 250_000
+"""More than ResendQueueSize was in the files of other projects: 131,072."""
 SLOW_COUNT = 10_000
 """Some 10 s of a link of 1 Mbit/s."""
 NEW_SECONDS = 8.0
@@ -26,7 +30,7 @@ for n in itertools.count(0, 15):
 def limited(firewall: Firewall) -> None:
     """Give its caches room for a thousand connections."""
     file = firewall.path(CONNTRACKD_CONF)
-    file.write_text(file.read_text().replace("HashLimit 131072", f"HashLimit {SMALL}"))
+    file.write_text(file.read_text().replace("HashLimit 524288", f"HashLimit {SMALL}"))
 
 
 def unreplicated(lab: Lab, count: int) -> Pair:
@@ -64,6 +68,36 @@ def test_a_primary_whose_cache_is_full_is_degraded(lab: Lab) -> None:
 
     assert event["outcome"] == "degraded"
     assert "the internal cache is full" in event["reason"]
+
+
+def test_a_bulk_that_the_resend_queue_has_no_room_for_is_degraded(lab: Lab) -> None:
+    """What the peer loses of it is never sent again."""
+    pair = replicated(lab, MANY, conntrackd={"ResendQueueSize 524288": "ResendQueueSize 64"})
+
+    event = become(pair.fw1, "primary")
+
+    assert event["outcome"] == "degraded"
+    assert "found no room to be sent again" in step(event, "bulk-send")["reason"]
+    assert "ResendQueueSize" in event["advice"]
+
+
+def test_a_large_table_survives_a_failover_whole(lab: Lab) -> None:
+    """As shipped there is room for all of it: in the queue, in both caches and in the kernel."""
+    pair = lab()
+    pair.fw1.load_entries(LARGE_COUNT)  # first: so many events at once are not all received
+    pair.fw1.start_conntrackd()
+    assert pair.fw1.internal() == LARGE_COUNT
+    pair.fw2.start_conntrackd()
+
+    event = become(pair.fw2, "backup")
+
+    assert step(event, "request-resync")["outcome"] == "ok"
+    assert pair.fw2.external() == LARGE_COUNT
+    assert set(re.findall(r"space errors:\s+(\d+)", pair.fw1.client("-s", "queue").stdout)) == {"0"}
+    pair.fw1.kill_conntrackd()
+    event = become(pair.fw2, "primary")
+    assert (event["outcome"], event["recovered"]) == ("ok", LARGE_COUNT)
+    assert pair.fw2.kernel_entries() >= LARGE_COUNT
 
 
 def test_an_answer_over_a_slow_link_is_waited_for(lab: Lab) -> None:

@@ -269,7 +269,7 @@ def test_what_was_lost_while_nobody_asked_is_not_forgotten(lab: Lab) -> None:
 
 def test_copies_whose_end_was_not_received_are_reported(lab: Lab) -> None:
     """The link was down for longer than conntrackd resends: what ended meanwhile stays a copy."""
-    few = {"ResendQueueSize 131072": "ResendQueueSize 64"}
+    few = {"ResendQueueSize 524288": "ResendQueueSize 64"}
     pair = replicated(lab, 1000, conntrackd=few)
     for _ in range(2):
         assert "copies" not in become(pair.fw2, "backup")["reason"]

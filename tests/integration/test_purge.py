@@ -30,7 +30,7 @@ SUPERSEDED = 4
 
 NOTRACK = {
     "Mode FTFW {": "Mode NOTRACK {",
-    "ResendQueueSize 131072": "",
+    "ResendQueueSize 524288": "",
     "ACKWindowSize 300": "",
 }
 NO_INTERNAL = {**NOTRACK, "DisableExternalCache Off": "DisableInternalCache On"}

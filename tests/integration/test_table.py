@@ -28,7 +28,7 @@ _SOON = {"PurgeTimeout 60": f"PurgeTimeout {PURGE_SECONDS}"}
 _NOTRACK = {
     **_SOON,
     "Mode FTFW {": "Mode NOTRACK {",
-    "ResendQueueSize 131072": "",
+    "ResendQueueSize 524288": "",
     "ACKWindowSize 300": "",
 }
 _DIRECT = {"DisableExternalCache Off": "DisableExternalCache On"}
@@ -44,7 +44,7 @@ MODES: Mapping[str, Mapping[str, str]] = MappingProxyType({
         **_SOON,
         "Mode FTFW {": "Mode ALARM {",
         # Every second: an idle peer sends only when it refreshes.
-        "ResendQueueSize 131072": "RefreshTime 1",
+        "ResendQueueSize 524288": "RefreshTime 1",
         "ACKWindowSize 300": "",
         "DisableExternalCache Off": "",
     },

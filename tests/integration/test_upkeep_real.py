@@ -103,7 +103,7 @@ def test_a_backup_that_asked_while_the_peers_daemon_was_down_asks_again_once_it_
 
 def test_a_dedicated_link_that_was_down_is_caught_up_with(lab: Lab) -> None:
     """What was opened meanwhile, more than conntrackd itself resends, is on the backup after it."""
-    few = {"ResendQueueSize 131072": "ResendQueueSize 64"}
+    few = {"ResendQueueSize 524288": "ResendQueueSize 64"}
     pair = lab(wiring="fifo", conntrackd=few).start()
     replicated(pair)
     earlier = ended(pair.fw1)
