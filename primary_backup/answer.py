@@ -4,7 +4,15 @@ from collections import deque
 from typing import NamedTuple
 
 from primary_backup.conntrackd.status import Status
-from primary_backup.proof import ENDED_PART, MORE_ROOM, Outcome, Verdict, few_copies
+from primary_backup.proof import (
+    ENDED_PART,
+    MORE_ROOM,
+    REPLICA_PART,
+    Outcome,
+    Verdict,
+    few_copies,
+    slack,
+)
 
 SETTLED_SECONDS = 1.5
 """An answer makes no pause as long as this: FTFW sends again within a second what was lost."""
@@ -67,16 +75,21 @@ class Flow:
 
     def __init__(self, now: float, messages: int) -> None:
         """Begin at a time, with what the daemon has received so far."""
-        self._most = 0
+        self._most = self._arrived = 0
+        self._asked: tuple[float, int] | None = None
         self.messages = 0
         """The most that any answer brought."""
         self._first = messages
         self._interval = REPEAT_SECONDS
         self._next_repeat = now + self._interval
-        self.restart(now, messages)
+        self._begin(now, messages)
 
-    def restart(self, now: float, messages: int) -> None:
-        """The peer is asked (once more)."""
+    def restart(self, now: float, messages: int, held: int) -> None:
+        """The peer is asked once more, with so many connections ``held`` here."""
+        self._asked = now, held
+        self._begin(now, messages)
+
+    def _begin(self, now: float, messages: int) -> None:
         self._from = messages
         self._seen = deque([(now, messages)])
 
@@ -86,9 +99,22 @@ class Flow:
         self._seen.append((now, messages))
         while len(self._seen) > 1 and self._seen[1][0] <= now - SETTLED_SECONDS:
             self._seen.popleft()
-        arrived = messages - self._seen[0][1]
-        self._most = max(self._most, arrived)
-        return arrived <= ENDED_PART * self._most
+        self._arrived = messages - self._seen[0][1]
+        self._most = max(self._most, self._arrived)
+        return self._arrived <= ENDED_PART * self._most
+
+    def is_confirmed(self, now: float, held: int) -> bool:
+        """Whether this answer has added nothing to the one before, but the peer's traffic.
+
+        ``held`` is how many connections are here now. One answer alone shows nothing: FTFW sends
+        lost messages again, but not those that were under way when the first packets of a new
+        daemon emptied the peer's resend queue (sync-ftfw.c); NOTRACK sends none again.
+        """
+        if self._asked is None:
+            return False
+        asked, before = self._asked
+        traffic = self._arrived / SETTLED_SECONDS * (now - asked)
+        return held - before <= slack(before, REPLICA_PART) + traffic
 
     def is_to_be_repeated(self, now: float, messages: int) -> bool:
         """Whether traffic may hide the end: connections that were opened meanwhile.

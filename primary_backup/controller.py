@@ -14,9 +14,9 @@ from primary_backup.memory import Last, Memory
 from primary_backup.plan import STARTS_DAEMON, State, Step, StepName
 from primary_backup.proof import ENDED, Kernel, Outcome, Verdict
 from primary_backup.record import conclude, final_event, step_event
-from primary_backup.requests import Requests
+from primary_backup.requests import STEP_SECONDS, Requests
 from primary_backup.result import StepResult
-from primary_backup.rundir.observed import known_replica
+from primary_backup.rundir.observed import known_replica, other_primary
 from primary_backup.rundir.turn import Caller, Halted, Stuck, Turn
 from primary_backup.settings import Settings
 from primary_backup.system.kernel import observe
@@ -25,9 +25,6 @@ from primary_backup.transition import Transition
 
 Emit = Callable[[str, dict[str, Any]], str]
 """Log one event, by name and fields; returns the line that was logged."""
-
-STEP_SECONDS = 150.0
-"""When a step gives up, and with it the transition."""
 
 
 class Ending(NamedTuple):
@@ -128,6 +125,8 @@ class _Controller:
         asked = self._turn.run_dir if decision.commits else None
         replica = known_replica(asked, self._caller.issued.seconds, self._memory.daemon)
         past = self._memory.past(self._state, self._began, replica)
+        before = self._memory.last
+        since = before.issued if before and before.state is self._state else self._caller.issued
         last = Last(self._name, self._caller.issued, self._state, time.time())
         self._memory = self._memory.knowing(replica).begun(last, steps, live=decision.live)
         # Once: a stop that comes meanwhile ends the promotion for good.
@@ -147,7 +146,7 @@ class _Controller:
             requests,
             past,
             about_to=self._about_to,
-            objection=self._objection,
+            objection=partial(self._objection, since.seconds),
             awaits_bulk=decision.awaits_bulk,
             purge_seconds=self._purge_seconds,
             reported=lambda: known_replica(self._turn.run_dir, boot_seconds(), None).reported,
@@ -168,8 +167,7 @@ class _Controller:
 
     @property
     def _purge_seconds(self) -> int:
-        conf = self._accepted.daemon.conf
-        return conf.purge_timeout if conf is not None else 0
+        return conf.purge_timeout if (conf := self._accepted.daemon.conf) else 0
 
     def _about_to(self, step: Step, kernel: Kernel | None) -> None:
         """Write down what must not be forgotten of a step, before it is asked."""
@@ -182,15 +180,16 @@ class _Controller:
             return
         self._turn.write(self._memory)
 
-    def _objection(self, bulk: bool) -> Verdict | None:  # noqa: FBT001  # what was observed
-        """Why another node is not certainly master; ended by a newer notification."""
+    def _objection(self, since: float, ours: int, bulk: bool) -> Verdict | None:  # noqa: FBT001
+        """Why another node is not certainly master, by what was found ``since`` then."""
         if self._intent.force:
             return None
         from primary_backup.keepalived.guard import objection  # a promotion needs nothing of it
         from primary_backup.keepalived.state import Keepalived
 
+        shown = partial(other_primary, self._turn.run_dir, since, ours)
         keepalived = Keepalived(self._settings.keepalived, self._turn.check)
-        return objection(keepalived, self._turn.pause, bulk=bulk)
+        return objection(keepalived, self._turn.pause, shown, bulk=bulk)
 
     def _compare(self) -> None:
         """After a manual ``primary``, note if keepalived reports that this node is not master.

@@ -25,7 +25,7 @@ POLL_SECONDS = 0.1
 ASKS = 2
 """A conntrackd that is restarted during the answer is asked for it once more."""
 REPEATS = 3
-"""So often a peer is asked once more that reports more connections than are here."""
+"""So often a peer is asked once more, until its answer adds nothing to the one before."""
 RESTARTED = "conntrackd was restarted again and again while the peer's answer arrived"
 
 
@@ -106,7 +106,7 @@ class Peer:
         """Poll until the peer's answer has arrived whole, or no packet comes."""
         asked = began = self._requests.clock()
         status, flow = before, Flow(began, before.replicated)
-        again, repeats = self._may_lose(before), REPEATS
+        repeats = REPEATS
         while True:
             last, status = status, self._requests.status()
             now = self._requests.clock()
@@ -120,28 +120,19 @@ class Peer:
             has_ended = flow.has_ended(now, status.replicated) and now - asked > SETTLED_SECONDS
             repeat = self.receiving and flow.is_to_be_repeated(now, status.replicated)
             if self.receiving and has_ended:
-                again = again and arrived
-                repeat = again or bool(repeats and self.missing(status.external))
-                if not repeat:
-                    return Answer(before, status, flow.messages, ended=True)
-                repeats -= 1
+                confirmed = flow.is_confirmed(now, self._held(status))
+                is_whole = confirmed and not self.missing(status.external)
+                if is_whole or not repeats or status.refused > before.refused:
+                    return Answer(before, status, flow.messages, ended=confirmed)
+                repeat, repeats = True, repeats - 1
             if repeat:
                 self._requests.ask(("-n",))
-                asked, again = now, False
-                flow.restart(now, status.replicated)
+                asked = now
+                flow.restart(now, status.replicated, self._held(status))
             if now - began > (ARRIVING_SECONDS if arrived else ABSENT_SECONDS):
                 self.no_packets = not self.receiving
                 return Answer(before, status, flow.messages, ended=has_ended)
             self._wait()
-
-    def _may_lose(self, before: Status) -> bool:
-        """Whether an answer may lose messages, and nothing sends them again: it is asked for twice.
-
-        FTFW sends them again, but not those that were under way when the first packets of a new
-        daemon reached the peer: they empty its resend queue (sync-ftfw.c).
-        """
-        is_new = before.packets_received == 0
-        return is_new or self._queue() is None
 
     def send(self, before: Status, ask: Callable[[], None]) -> Verdict:
         """Send the peer all there is, by ``ask``; waits while it acknowledges that.
@@ -152,16 +143,15 @@ class Peer:
         ask()
         if before.internal == 0:
             return Verdict(Outcome.OK, "nothing to send")
-        reason = self._taken(before)
-        queue_now = self._queue()
-        dropped = queue_now.dropped - queue.dropped if queue and queue_now else 0
+        reason, left = self._taken(before)
+        dropped = left.dropped - queue.dropped if left and queue else 0
         if dropped <= 0 or self.no_packets:
             return Verdict(Outcome.OK, reason)
         reason = f"{reason}; {dropped} messages found no room to be sent again"
         return Verdict(Outcome.DEGRADED, reason, MORE_QUEUE)
 
-    def _taken(self, before: Status) -> str:
-        """What became of a bulk that was sent."""
+    def _taken(self, before: Status) -> tuple[str, Queue | None]:
+        """What became of a bulk that was sent, and what waits for the peer then."""
         least: int | None = None
         progress = self._requests.clock()
         while True:
@@ -172,18 +162,24 @@ class Peer:
             since, first = self._requests.first or (now, before)
             self._receive(first, status)
             if left is not None and left <= ENDLESS_MESSAGES:
-                return "the peer acknowledged everything"
+                return "the peer acknowledged everything", queue
             if left is None and self.receiving and status.bytes_sent > before.bytes_sent:
                 sent = status.bytes_sent - before.bytes_sent
-                return f"{sent} bytes sent, and packets of the peer arrive"
+                return f"{sent} bytes sent, and packets of the peer arrive", queue
             if left is not None and (least is None or left < least):
                 least, progress = left, now
             if not self.receiving and now - since > ALIVE_SECONDS:
                 self.no_packets = True
-                return f"sent; no packets from the peer for {ALIVE_SECONDS} s (it is probably down)"
+                reason = f"sent; no packets from the peer for {ALIVE_SECONDS} s"
+                return f"{reason} (it is probably down)", queue
             if self.receiving and now - progress > SILENCE_SECONDS:
-                return f"the peer acknowledged all but {left} messages"
+                return f"the peer acknowledged all but {left} messages", queue
             self._wait()
+
+    def _held(self, status: Status) -> int:
+        """Connections of the peer's that are here; in direct mode in the kernel table."""
+        held = status.external
+        return self._requests.daemon.kernel().entries if held is None else held
 
     def _queue(self) -> Queue | None:
         return self._requests.reach(self._requests.daemon.queue)

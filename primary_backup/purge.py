@@ -21,14 +21,15 @@ class Purging:
         requests: Requests,
         plan: tuple[Step, ...],
         peer: Peer,
-        objection: Callable[[bool], Verdict | None],
+        objection: Callable[[int, bool], Verdict | None],
         *,
         awaits_bulk: bool,
     ) -> None:
         """Take what decides.
 
-        ``plan`` has the steps that cancel a purge. ``objection`` is keepalived's, or None, given
-        whether a bulk came that this node did not ask for; ``awaits_bulk``: one may come.
+        ``plan`` has the steps that cancel a purge. ``objection`` is the guard's, or None, given
+        how many connections are held here, and whether a bulk came that this node did not ask for;
+        ``awaits_bulk``: one may come.
         """
         self._requests = requests
         self._plan = plan
@@ -66,8 +67,8 @@ class Purging:
 
     def _refusal(self, status: Status, left: Left) -> Verdict | None:
         """Why a purge is not safe; None if it is."""
-        bulk = False
-        refusal = self._objection(bulk) if self._awaits_bulk else None
+        ours, bulk = self._requests.ours(status), False
+        refusal = self._objection(ours, bulk) if self._awaits_bulk else None
         if refusal is not None and refusal.outcome is Outcome.SKIPPED:
             status, bulk = self._peer.await_bulk(status)
         elif refusal is not None:
@@ -81,7 +82,7 @@ class Purging:
             reason = f"{self._peer.refused} connections of the peer's found no room here"
         if reason is not None:
             return Verdict(Outcome.SKIPPED, reason)
-        return self._objection(bulk)
+        return self._objection(ours, bulk)
 
     def _cancel(self) -> None:
         """A newer notification came while the purge was sent: it must not hit a new primary.

@@ -13,6 +13,8 @@ from primary_backup.rundir.turn import Halted
 
 T = TypeVar("T")
 
+STEP_SECONDS = 150.0
+"""When a step gives up, and with it the transition."""
 _RESTARTED = "conntrackd was restarted meanwhile: what the former one has done is not proven"
 _REPEAT = "a follower makes up for it by itself; without one run the same command again"
 

@@ -36,7 +36,7 @@ class Transition:
         past: Past,
         *,
         about_to: Callable[[Step, Kernel | None], None] = lambda *_: None,
-        objection: Callable[[bool], Verdict | None] = lambda _: None,
+        objection: Callable[[int, bool], Verdict | None] = lambda *_: None,
         awaits_bulk: bool = False,
         purge_seconds: int = 60,
         reported: Callable[[], Reported | None] = lambda: None,

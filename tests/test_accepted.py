@@ -108,7 +108,7 @@ def test_a_backup_that_only_the_client_can_read_purges_nothing(node: Node) -> No
     node.config.write_text("Nonsense {\n")
     node.has(holds=3)
     ended = node.run("backup")
-    assert node.asked == ["-n"]
+    assert node.asked == ["-n", "-n"]
     assert ended.code == 3
 
 

@@ -220,7 +220,7 @@ def test_the_cause_shows_a_hook_from_a_typed_command(
         (("primary",), ["-c", "-f", "-R", "-B"]),
         (("notify", "GROUP", "G1", "MASTER", "0"), ["-c", "-f", "-R", "-B"]),
         (("notify", "INSTANCE", "VI_1", "MASTER_RX_LOWER_PRI", "150"), ["-f internal", "-R", "-B"]),
-        (("notify", "GROUP", "G1", "BACKUP", "0"), ["-n", "-t"]),
+        (("notify", "GROUP", "G1", "BACKUP", "0"), ["-n", "-n", "-t"]),
         (("fault",), ["-t"]),
         (("notify", "G1", "FAULT"), ["-t"]),
         (("stop",), []),
@@ -309,7 +309,7 @@ def test_a_left_cache_of_a_dead_daemon_is_forgotten(node: Node) -> None:
     node.socket.touch()
     node.has(external=0, holds=3)
     node.run("backup")
-    assert node.asked[4:] == ["-n", "-t"]
+    assert node.asked[4:] == ["-n", "-n", "-t"]
 
 
 def test_a_fault_disarms_the_purge_of_a_backup(node: Node) -> None:
@@ -318,7 +318,7 @@ def test_a_fault_disarms_the_purge_of_a_backup(node: Node) -> None:
     node.run("backup")
     node.has(external=0)
     node.run("fault")
-    assert node.asked == ["-n", "-t", "-f internal", "-R"]
+    assert node.asked == ["-n", "-n", "-t", "-f internal", "-R"]
 
 
 def test_a_promotion_disarms_a_purge_for_good(node: Node) -> None:

@@ -14,6 +14,7 @@ from tests.fake.following import (
     ANOTHER_MASTER,
     DOWN,
     PROMOTION,
+    SENT,
     WAITS,
     fill,
     in_mid,
@@ -179,7 +180,8 @@ def test_a_notification_ends_a_poll_at_a_daemon_that_hangs(node: Node) -> None:
     """A notification does not wait for an idle follower's poll, whose client is ended."""
     follower = node.follow()
     node.on("-R", "put internal 3")
-    node.on("-s queue", f"echo '{WAITS}' >$world/on/any")  # a promotion's last request
+    # A promotion's last request.
+    node.on("-s queue", f"{SENT} || return 0; echo '{WAITS}' >$world/on/any")
     follower.send("MASTER")
     follower.finished(1)
     until((node.world / "asking").exists, "it looks")

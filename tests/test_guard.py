@@ -16,11 +16,14 @@ SOON = 0.5
 """Seconds between two adverts: a backup that receives none is master after 1.8 s."""
 
 
-def objecting(place: Place, *, waits: bool = True, bulk: bool = False) -> Verdict | None:
+def objecting(
+    place: Place, *, waits: bool = True, bulk: bool = False, shown: str | None = None
+) -> Verdict | None:
     """Why nothing may be purged; on a busy machine keepalived is asked again."""
     for _ in range(20):
         with place.network():
-            verdict = objection(INSTALLED, time.sleep if waits else None, bulk=bulk)
+            wait = time.sleep if waits else None
+            verdict = objection(INSTALLED, wait, lambda: shown, bulk=bulk)
         if verdict is None or "wrote no dump" not in verdict.reason:
             break
     return verdict
@@ -73,3 +76,35 @@ def test_in_fault_only_a_bulk_shows_another_master(place: Place, *, bulk: bool) 
         assert verdict is not None
         assert verdict.outcome is Outcome.SKIPPED
         assert "in fault with VI_1" in verdict.reason
+
+
+@pytest.mark.parametrize("states", [BACKUP, FAULT], ids=["backup", "fault"])
+def test_a_peer_that_is_shown_to_be_primary_is_enough(
+    place: Place, states: dict[str, State]
+) -> None:
+    """No interval is waited for, however long it is."""
+    in_state(place, states)
+
+    assert objecting(place, shown="") is None
+
+
+def test_a_peer_that_is_shown_to_be_primary_does_not_make_this_node_a_backup(place: Place) -> None:
+    """Both are: what this node has is live."""
+    in_state(place, {"VI_1": State.PRIMARY})
+
+    verdict = objecting(place, shown="")
+
+    assert verdict is not None
+    assert "master of VI_1" in verdict.reason
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_bulk_of_a_peer_that_is_shown_not_to_be_primary_is_not_enough(
+    place: Place, *, waits: bool
+) -> None:
+    """It may be what this node asked for; no other has the connections."""
+    in_state(place, FAULT)
+
+    verdict = objecting(place, waits=waits, bulk=True, shown="fw-1 is none")
+
+    assert verdict == Verdict(Outcome.SKIPPED, "fw-1 is none")

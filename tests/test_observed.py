@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from primary_backup.pair.observed import (
     CERTIFIED_SECONDS,
+    FRESH_SECONDS,
     REPORTED_SECONDS,
     SILENCE_SECONDS,
     WATCHED_SECONDS,
@@ -22,6 +23,7 @@ from primary_backup.pair.observed import (
     to_json,
 )
 from primary_backup.past import Replica, Reported
+from primary_backup.plan import State
 from tests.test_pair import REPORT
 
 NOW, DAEMON, DOWN = 1000.0, (1, 2, 3), 3.4
@@ -146,3 +148,52 @@ def test_no_object_is_no_traceback(text: str) -> None:
     """A file of another program's."""
     with pytest.raises(ValueError, match=r"not what a follower|Expecting"):
         from_json(text, "boot")
+
+
+ISSUED, OURS = NOW - 2, 500
+MASTER = REPORT._replace(state=State.PRIMARY, internal=OURS, polled=0.5)
+
+
+def shown(made: float = NOW - 0.2, **changed: Any) -> str | None:
+    """Whether another primary is shown, by a report of the peer's that was made then."""
+    seen = Seen(MASTER._replace(**changed), made)
+    return WHOLE._replace(seen=seen).other_primary(ISSUED, NOW, OURS)
+
+
+@pytest.mark.parametrize("internal", [OURS, 0.9 * OURS, 10 * OURS])
+def test_a_peer_that_is_primary_and_holds_ours_is_shown(internal: int) -> None:
+    """Some have ended meanwhile, others began."""
+    assert shown(internal=internal) == ""
+
+
+@pytest.mark.parametrize(
+    ("made", "changed"),
+    [
+        (NOW - FRESH_SECONDS - 1, {}),
+        (ISSUED, {}),
+        (NOW - 0.2, {"polled": NOW - ISSUED}),
+        (NOW - 0.2, {"polled": 1.0, "since": 0.5}),
+        (NOW - 0.2, {"polled": None}),
+        (NOW - 0.2, {"internal": None}),
+    ],
+    ids=["old", "before", "counted before", "as no primary", "not counted", "no cache"],
+)
+def test_what_a_peer_found_before_the_demotion_shows_nothing(made: float, changed: Any) -> None:
+    """Neither that it is primary nor that it is not."""
+    assert shown(made, **changed) is None
+
+
+def test_without_a_report_nothing_is_shown() -> None:
+    """There is no key, or no peer."""
+    assert WHOLE._replace(seen=None).other_primary(ISSUED, NOW, OURS) is None
+
+
+@pytest.mark.parametrize("state", [None, State.BACKUP, State.FAULT, State.STOP])
+def test_a_peer_in_another_state_is_no_primary(state: State | None) -> None:
+    """However many connections it holds."""
+    assert shown(state=state) == "fw-2 does not report that it is primary"
+
+
+def test_a_primary_that_holds_a_part_is_not_enough() -> None:
+    """The rest is here alone."""
+    assert shown(internal=8) == "fw-2 reports 8 connections, this node holds 500"

@@ -54,14 +54,14 @@ def test_copies_that_the_peer_does_not_hold_any_more_are_reported() -> None:
 def test_a_backup_purges_when_the_peer_has_it_all() -> None:
     """The peer sends and its copy covers ours: -n, and then -t."""
     done = carry_out(World(internal=500, holds=500), State.BACKUP)
-    assert done.world.asked == ["-n", "-t"]
+    assert done.world.asked == ["-n", "-n", "-t"]
     assert done.outcomes["purge"] is Outcome.OK
 
 
 def test_a_copy_that_does_not_cover_ours_stops_the_purge() -> None:
     """The peer holds 449 of 500: nothing is purged, and the reason reports it."""
     done = carry_out(World(internal=500, holds=449), State.BACKUP)
-    assert done.world.asked == ["-n"]
+    assert done.world.asked == ["-n", "-n"]
     assert "449" in done.reason("purge")
 
 
@@ -75,7 +75,7 @@ def test_a_backup_that_hears_nobody_purges_nothing() -> None:
 def test_a_backup_without_an_internal_cache_counts_the_kernel_table() -> None:
     """DisableInternalCache: what this node holds, only the kernel can tell."""
     done = carry_out(World(NO_INTERNAL, entries=1_000, holds=500), State.BACKUP)
-    assert done.world.asked == ["-n", "-n"]  # NOTRACK sends nothing again that was lost
+    assert done.world.asked == ["-n", "-n"]
     assert done.outcomes["purge"] is Outcome.SKIPPED
 
 
@@ -212,7 +212,7 @@ def test_a_fault_purges_when_the_peer_has_it_all() -> None:
     assert done.world.asked == ["-t"]
 
 
-def in_fault(bulk: bool) -> Verdict | None:  # as the transition calls it
+def in_fault(_: int, bulk: bool) -> Verdict | None:  # as the transition calls it
     """keepalived objects, until a bulk shows that the peer was promoted."""
     return None if bulk else Verdict(Outcome.SKIPPED, "in fault")
 
@@ -257,7 +257,7 @@ def test_a_fault_that_may_be_master_awaits_no_bulk() -> None:
     """keepalived's own report comes first."""
     master = Verdict(Outcome.DEGRADED, "this node is master")
     world = World(internal=500)
-    done = carry_out(world, State.FAULT, objection=lambda _: master, awaits_bulk=True)
+    done = carry_out(world, State.FAULT, objection=lambda *_: master, awaits_bulk=True)
     assert done.outcomes["purge"] is Outcome.DEGRADED
     assert world.now < BULK_SECONDS
 

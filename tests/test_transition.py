@@ -304,7 +304,7 @@ def test_what_died_with_a_committing_daemon_comes_from_a_peer_that_lives() -> No
     done = carry_out(world, State.PRIMARY)
     assert done.outcomes["commit"] is Outcome.DEGRADED
     assert "1000 of 1000 connections recovered" in done.reason("commit")
-    assert world.asked[:3] == ["-c", "-n", "-c"]
+    assert world.asked[:4] == ["-c", "-n", "-n", "-c"]
 
 
 def test_a_daemon_that_keeps_dying_is_not_refilled() -> None:
@@ -327,7 +327,7 @@ def test_what_a_replica_lacks_comes_from_a_peer_that_lives(replica: Replica) -> 
     """It is asked behind the commit, and its answer is committed as well."""
     world = World(external=900, holds=1_000)
     done = carry_out(world, State.PRIMARY, past=Past(replica=replica))
-    assert world.asked[:3] == ["-c", "-n", "-c"]
+    assert world.asked[:4] == ["-c", "-n", "-n", "-c"]
     assert done.outcomes["commit"] is Outcome.OK
     assert "the peer has sent 1000 connections" in done.reason("commit")
     assert not any(step.lacking for step in done.results)

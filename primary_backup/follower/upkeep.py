@@ -12,14 +12,14 @@ from primary_backup.intent import Intent, Kind
 from primary_backup.keepalived.guard import objection
 from primary_backup.keepalived.state import Keepalived
 from primary_backup.memory import Last, Memory
-from primary_backup.past import Replica
+from primary_backup.pair.observed import Observed
 from primary_backup.proof import ENDED, Outcome, few_copies
 from primary_backup.rundir.directory import RunDir, Unusable
-from primary_backup.rundir.observed import known_replica
+from primary_backup.rundir.observed import recall
 from primary_backup.rundir.tickets import under_way
 from primary_backup.rundir.turn import Halted
 from primary_backup.settings import Settings
-from primary_backup.system.proc import boot_seconds
+from primary_backup.system.proc import boot_seconds, wall_time
 
 POLL_SECONDS = 5.0
 """Between two polls; a running peer sends something every second."""
@@ -54,13 +54,13 @@ class Upkeep:
         try:
             with contextlib.closing(RunDir(self._settings.run_dir)) as run_dir:
                 memory, busy = run_dir.recall(), bool(under_way(run_dir))
-                replica = known_replica(run_dir, boot_seconds(), memory.daemon)
+                observed = recall(run_dir)
         except Unusable:
             return None  # every transition reports it
         if memory.last is None or busy:
             return None  # there is nothing to keep up, or a transition is under way
         try:
-            need = self._need(memory, memory.last, replica)
+            need = self._need(memory, memory.last, observed or Observed(0.0))
         except (Unanswered, Refused, ConfError) as error:
             if self._unreadable != str(error):
                 self._event("conntrackd.unreadable", Outcome.DEGRADED, str(error))
@@ -81,10 +81,10 @@ class Upkeep:
         kind = Kind.BECOME if memory.owes_commit else _KINDS.get(need, Kind.REFRESH)
         return Intent(memory.last.state, need.value, kind)
 
-    def _need(self, memory: Memory, last: Last, replica: Replica) -> Need | None:
+    def _need(self, memory: Memory, last: Last, observed: Observed) -> Need | None:
         conf = read_conf(self._settings.config)
         replicated = replication(conf)
-        lacks = memory.filled is False and memory.stands_by and not replica.certified
+        certified = observed.replica(boot_seconds(), memory.daemon, wall_time).certified
         if self._needs is None or self._since != last.transition:
             self._since = last.transition
             self._flushes = None
@@ -95,7 +95,7 @@ class Upkeep:
                 deferred=memory.deferred and memory.stands_by,
                 left=memory.left,
                 sends=replicated is not None and replicated.sends_bulks,
-                lacking=lacks,
+                lacking=memory.filled is False and memory.stands_by and not certified,
             )
             self._needs = Needs(past)
         daemon = Daemon(
@@ -107,7 +107,9 @@ class Upkeep:
         if need is Need.PURGE and self._backoffs[need].allows(boot_seconds()):
             # The transition would ask keepalived too, and log a degraded end each time.
             keepalived = Keepalived(self._settings.keepalived, self._interrupt)
-            return need if objection(keepalived) is None else None
+            shown = observed.other_primary(last.issued.seconds, boot_seconds(), poll.ours)
+            safe = objection(keepalived, other_primary=lambda: shown) is None
+            return need if safe else None
         return need
 
     def _poll(self, daemon: Daemon, memory: Memory) -> Poll:

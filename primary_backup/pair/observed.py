@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from primary_backup.pair.report import Report, read_report
 from primary_backup.past import Replica, Reported
+from primary_backup.plan import State
+from primary_backup.proof import covers
 
 WATCHED_SECONDS = 3.0
 """A follower writes every second; older than this it is not running, or stands still."""
@@ -18,6 +20,8 @@ CERTIFIED_SECONDS = 20.0
 """Two nodes that poll every 5 s are compared as often; so old may a comparison be."""
 REPORTED_SECONDS = 15.0
 """Older than this a count is no expectation any more."""
+FRESH_SECONDS = 2.5
+"""A peer whose newest report is older does not report any more."""
 
 
 class Seen(NamedTuple):
@@ -85,6 +89,26 @@ class Observed(NamedTuple):
         elif self.doubt:
             return Replica(self.doubt, reported, watched=True)
         return Replica("", reported, watched=True)
+
+    def other_primary(self, since: float, now: float, ours: int) -> str | None:
+        """Whether the peer is primary and holds ``ours`` connections: empty, or why that is not so.
+
+        Only what it reports now, and has counted as a primary, shows that: after ``since``, when
+        this node was known not to be primary (boot). None where nothing does.
+        """
+        if self.seen is None or now - self.seen.boot > FRESH_SECONDS or self.seen.boot <= since:
+            return None
+        report = self.seen.report
+        if report.state is not State.PRIMARY:
+            return f"{report.node} does not report that it is primary"
+        polled = report.polled
+        if polled is None or report.internal is None or polled > report.since:
+            return None
+        if self.seen.boot - polled <= since:
+            return None
+        if not covers(report.internal, ours):
+            return f"{report.node} reports {report.internal} connections, this node holds {ours}"
+        return ""
 
     def _is_silent(self, seconds: float) -> bool:
         """Whether a silence began before the peer can have died."""

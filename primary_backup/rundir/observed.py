@@ -4,7 +4,7 @@ from primary_backup.memory import SocketIdentity
 from primary_backup.pair.observed import Observed, from_json, to_json
 from primary_backup.past import Replica
 from primary_backup.rundir.directory import RunDir
-from primary_backup.system.proc import boot_id, wall_time
+from primary_backup.system.proc import boot_id, boot_seconds, wall_time
 
 _FILE = "peer.json"
 
@@ -26,3 +26,9 @@ def known_replica(run_dir: RunDir | None, issued: float, daemon: SocketIdentity 
     """What that shows of the replica for a promotion that was ``issued`` then (boot seconds)."""
     observed = recall(run_dir) if run_dir is not None else None
     return observed.replica(issued, daemon, wall_time) if observed is not None else Replica()
+
+
+def other_primary(run_dir: RunDir | None, since: float, ours: int) -> str | None:
+    """Whether the peer is shown to be primary and to hold ``ours`` connections (Observed's)."""
+    observed = recall(run_dir) if run_dir is not None else None
+    return observed.other_primary(since, boot_seconds(), ours) if observed is not None else None

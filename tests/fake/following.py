@@ -14,6 +14,8 @@ from tests.waiting import until
 
 WAITS = ": >$world/asking; until_released go"
 """A request that waits, and shows that it does."""
+SENT = """grep -q '"-B"' $world/calls"""
+"""Whether the peer was sent everything: what is asked then is a promotion's last request."""
 DOWN = '[ -e $world/up ] || [ "$request" = -d ] || unreached'
 PROMOTION = ["-c", "-f", "-R", "-B"]
 

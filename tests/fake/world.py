@@ -246,7 +246,7 @@ def carry_out(
     about_to: Callable[[Step, Kernel | None], None] = lambda *_: None,
     step_seconds: float = math.inf,
     reported: Callable[[], Reported | None] = lambda: None,
-    objection: Callable[[bool], Verdict | None] = lambda _: None,
+    objection: Callable[[int, bool], Verdict | None] = lambda *_: None,
     awaits_bulk: bool = False,
 ) -> Carried:
     """Carry out a state's plan in a world, to its end."""

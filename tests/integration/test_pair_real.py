@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.following import COUNT, HEALED, WITHIN, replicated
+from tests.integration.following import COUNT, HEALED, WITHIN, replicated, requests
 from tests.lab.firewall import HOOK, KEY, RUN_DIR, Firewall
 from tests.lab.moments import ended, finished
 from tests.lab.node import UNPRIVILEGED
@@ -131,6 +131,28 @@ def test_a_replica_that_lacks_what_the_peer_reported_is_named(keyed: Pair) -> No
     assert event["outcome"] == "degraded"
     assert f"fw-1 reported {COUNT} connections" in event["reason"]
     assert "here were" in event["reason"]
+
+
+@pytest.mark.parametrize("with_key", [True, False], ids=["key", "no key"])
+def test_a_node_in_fault_purges_once_its_peer_reports_that_it_is_primary(
+    lab: Lab, *, with_key: bool
+) -> None:
+    """It receives no adverts: without a report no other master is certain."""
+    pair = started(lab, keyed=with_key, conntrackd={"PurgeTimeout 60": "PurgeTimeout 2"})
+    replicated(pair)
+    pair.fw1.cut("eth1", "eth2")
+    finished(pair.fw2, "primary")
+    assert "-t" not in requests(pair.fw1)
+    pair.fw1.until(partial(reasons, pair.fw2, "peer.silent"), HEALED, "is silent")
+
+    pair.fw1.fix("eth2")
+
+    pair.fw1.until(lambda: pair.fw1.external() >= COUNT, HEALED, "holds the copies")
+    if with_key:
+        pair.fw1.until(lambda: pair.fw1.kernel_entries() < MORE, HEALED, "has purged")
+        assert pair.fw2.kernel_entries() >= COUNT
+    else:
+        stays(lambda: "-t" not in requests(pair.fw1), seconds=12)
 
 
 # -- what is reported as it happens ---------------------------------------------------------------
