@@ -23,7 +23,7 @@ from primary_backup.pair.message import (
     encode,
 )
 from primary_backup.pair.report import Certificate, Report
-from primary_backup.pair.watch import LinkWatch
+from primary_backup.pair.watch import ALONE_SECONDS, LinkWatch
 from primary_backup.plan import State
 from primary_backup.proof import Outcome
 
@@ -450,6 +450,27 @@ def test_a_link_that_nothing_came_over_has_no_date() -> None:
     watch.polled(5, 100)
     watch.counted(6, 10)
     assert watch.last(7) is None
+
+
+def test_a_node_that_never_received_a_peer_is_alone_until_one_comes() -> None:
+    """Ten minutes after conntrackd, which would receive it, was first polled."""
+    watch = LinkWatch()
+    assert not watch.is_alone(5 + ALONE_SECONDS)  # no conntrackd was running
+    watch.polled(5, 0)
+    assert not watch.is_alone(4 + ALONE_SECONDS)
+    watch.polled(5 + ALONE_SECONDS, 0)
+    assert watch.is_alone(5 + ALONE_SECONDS)
+    watch.polled(10 + ALONE_SECONDS, 3)
+    assert not watch.is_alone(10 + ALONE_SECONDS)
+
+
+def test_a_peer_that_is_silent_now_has_left_no_node_alone() -> None:
+    """It was received once: that is a silence."""
+    watch = LinkWatch()
+    watch.polled(5, 100)
+    watch.received(6)
+    watch.polled(6 + ALONE_SECONDS, 100)
+    assert not watch.is_alone(6 + ALONE_SECONDS)
 
 
 def test_a_report_dates_a_silence() -> None:

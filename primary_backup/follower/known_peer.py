@@ -17,7 +17,7 @@ from primary_backup.pair.differences import differences
 from primary_backup.pair.exchange import Fresh
 from primary_backup.pair.observed import Certified, Counted, Observed, Seen
 from primary_backup.pair.report import Report
-from primary_backup.pair.watch import LinkWatch
+from primary_backup.pair.watch import ALONE, LinkWatch
 from primary_backup.plan import State
 from primary_backup.proof import Outcome
 from primary_backup.rundir.directory import RunDir, Unusable
@@ -68,6 +68,7 @@ class KnownPeer:
         self._next = -math.inf
         self._announced: object = None
         self._silent: float | None = None
+        self._alone = False
         self._began = boot_seconds()
         self._topics: dict[str, str] = {}
 
@@ -190,6 +191,11 @@ class KnownPeer:
     def _name_silence(self, now: float) -> None:
         """Report that nothing is received of the peer any more, and that something is again."""
         last, node = self._observed.link, self._observed.node
+        was_alone, self._alone = self._alone, self._watch.is_alone(now)
+        if self._alone and not was_alone:
+            self._event("peer.alone", Outcome.OK, ALONE)
+        elif was_alone and not self._alone:
+            self._event("peer.back", Outcome.OK, f"{node} sends: this node is not alone any more")
         if self._silent is not None:
             if last is not None and now - last < BACK_SECONDS:
                 seconds = f"{last - self._silent:.0f} s"

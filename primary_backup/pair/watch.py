@@ -4,11 +4,16 @@ conntrackd's own counter is polled every few seconds; the counter of the dedicat
 and the peer's reports date a silence to the second. Times are seconds on one clock.
 """
 
+ALONE_SECONDS = 600.0
+"""A peer that was not received once in so long is not expected any more."""
+ALONE = f"no peer was ever received, for {ALONE_SECONDS / 60:.0f} minutes: this node is alone"
+
 
 class LinkWatch:
     """What was observed of the dedicated link so far."""
 
     def __init__(self) -> None:
+        self._since: float | None = None
         self._report: float | None = None
         self._interface: int | None = None
         self._interface_moved: float | None = None
@@ -29,12 +34,21 @@ class LinkWatch:
 
     def polled(self, now: float, packets: int) -> None:
         """So many packets of the peer's has conntrackd received, since it was started."""
+        self._since = now if self._since is None else self._since
         before, self._packets = self._packets, packets
         if before is None or packets < before:
             return  # a new daemon: the next poll shows what it receives
         self._is_moving = packets > before
         if self._is_moving:
             self._packets_moved = now
+
+    def is_alone(self, now: float) -> bool:
+        """Whether conntrackd was polled for long, and nothing of a peer's was ever received."""
+        return (
+            self._since is not None
+            and now - self._since >= ALONE_SECONDS
+            and self.last(now) is None
+        )
 
     def last(self, now: float) -> float | None:
         """When something was received last; None where nothing was yet.
