@@ -393,6 +393,25 @@ def test_counts_that_do_not_enclose_ours_show_nothing(counts: tuple[Theirs | Our
     assert compared(*counts) == []
 
 
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_nodes_that_poll_at_the_same_moments_are_compared(*, ours_first: bool) -> None:
+    """Ours is certainly between two of theirs, if not between the nearest two."""
+    counts: list[Theirs | Ours] = []
+    for at in (10, 15, 20, 25, 30):
+        both = theirs(at, 5), ours(at - 0.05, 5)
+        counts += reversed(both) if ours_first else both
+    assert len(compared(*counts)) >= 2
+    assert set(compared(*counts)) == {""}
+
+
+def test_all_counts_from_before_ours_to_after_it_enclose_it() -> None:
+    """It may have been made at any time between them."""
+    early, high, low = theirs(10, 100), theirs(15, 300), theirs(20, 100)
+    assert compared(early, ours(14.95, 300), high, low) == [""]
+    (doubt,) = compared(early, ours(14.95, 400), high, low)
+    assert doubt == "fw-1 reported 100 connections, here were 400"
+
+
 def test_a_count_that_is_reported_again_changes_nothing() -> None:
     """Each second's report repeats the last poll's."""
     assert compared(theirs(10, 5), ours(12, 5), theirs(10.05, 5), theirs(15, 5)) == [""]

@@ -5,9 +5,13 @@ reports it. Counts that were made at different times are compared by a count of 
 counts of the peer's enclose. Times are seconds on one clock of this node's.
 """
 
+from collections import deque
 from typing import NamedTuple
 
 from primary_backup.proof import REPLICA_PART, slack
+
+_COUNTS = 4
+"""Of the peer's, at most so many are between the two that enclose one of ours, with them."""
 
 
 class Theirs(NamedTuple):
@@ -47,27 +51,36 @@ class Comparison:
     """The counts of one primary and of its replica, as they come."""
 
     def __init__(self) -> None:
-        self._theirs: Theirs | None = None
+        self._theirs: deque[Theirs] = deque(maxlen=_COUNTS)
         self._ours: Ours | None = None
         self._first: tuple[Theirs, Ours] | None = None
 
     def count(self, ours: Ours) -> None:
-        """Take a count of the replica; the newest before the peer's next count is compared."""
-        if self._theirs is not None and ours.at >= self._theirs.latest:
+        """Take a count of the replica, if it can be compared.
+
+        One that the peer's next count may not be later than waits for the one after that: two nodes
+        that poll at the same moments would never be compared.
+        """
+        waits = self._ours is not None and self._theirs[-1].latest > self._ours.at
+        if not waits and any(each.latest <= ours.at for each in self._theirs):
             self._ours = ours
 
     def after(self, theirs: Theirs, node: str) -> Match | None:
-        """What a count of the peer's shows together with its last one, if ours is between."""
-        before, ours = self._theirs, self._ours
-        if before is not None and theirs.earliest <= before.latest:
+        """What the peer's counts show up to this one, if ours is between two of them."""
+        if self._theirs and theirs.earliest <= self._theirs[-1].latest:
             return None  # the same count, reported again
-        self._theirs, self._ours = theirs, None
-        if before is None or ours is None or ours.at > theirs.earliest:
+        if self._theirs and theirs.daemon != self._theirs[-1].daemon:
+            self._theirs.clear()
+            self._ours = None
+        self._theirs.append(theirs)
+        if self._ours is None or self._ours.at > theirs.earliest:
             return None
-        if before.daemon != theirs.daemon:
-            return None
-        first = self._of_these_daemons(before, ours)
-        low, high = sorted((before.connections, theirs.connections))
+        ours, self._ours = self._ours, None
+        earlier = [each for each in self._theirs if each.latest <= ours.at]
+        enclosing = [earlier[-1], *(each for each in self._theirs if each.latest > ours.at)]
+        first = self._of_these_daemons(enclosing[0], ours)
+        low = min(each.connections for each in enclosing)
+        high = max(each.connections for each in enclosing)
         apart = slack(high, REPLICA_PART)
         doubt = ""
         if not low - apart <= ours.connections <= high + apart:

@@ -24,7 +24,7 @@ from tests.lab.pair import Lab
 
 SOCKET = "/var/run/conntrackd.ctl"
 """As in the shipped conntrackd.conf."""
-SMALL_HASH = {"HashSize 32768": "HashSize 8192"}
+SMALL_HASH = {"HashSize 131072": "HashSize 8192"}
 EXPECTATIONS = {"# ExpectationSync On": "ExpectationSync On"}
 DUMP_EXTERNAL, COMMIT = 17, 46
 """The client's numbers for -e and -c (conntrackd.h)."""
