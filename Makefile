@@ -4,7 +4,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=CI$(comma)FTFW_T
 PYTHON := .venv/bin/python
 # The tests wait more than they work, but a machine that is too busy tells of itself alone.
 PARALLEL := --numprocesses=2
-# Ten minutes that depend on no library's version: on the newest ones alone.
+# Five minutes that depend on no library's version: on the newest ones alone.
 SEQUENCES := tests/integration/test_sequences_real.py
 # A lock has the hashes of all files of a release, so that it serves every Python and processor.
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/pip-compile --quiet --upgrade \

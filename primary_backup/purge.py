@@ -71,9 +71,9 @@ class Purging:
         refusal = self._objection(ours, bulk) if self._awaits_bulk else None
         if refusal is not None and refusal.outcome is Outcome.SKIPPED:
             status, bulk = self._peer.await_bulk(status)
+            ours = self._requests.ours(status)
         elif refusal is not None:
             return refusal
-        ours = self._requests.ours(status)
         reason = uncovered(status.external, ours, receiving=True, left=left)
         if reason is None:  # only now: a keep-alive of the peer's may take a second
             receiving = self._peer.await_packet(status)

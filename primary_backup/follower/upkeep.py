@@ -84,10 +84,10 @@ class Upkeep:
     def _need(self, memory: Memory, last: Last, observed: Observed) -> Need | None:
         conf = read_conf(self._settings.config)
         replicated = replication(conf)
-        certified = observed.replica(boot_seconds(), memory.daemon, wall_time).certified
         if self._needs is None or self._since != last.transition:
             self._since = last.transition
             self._flushes = None
+            certified = observed.replica(boot_seconds(), memory.daemon, wall_time).certified
             past = Past(
                 memory.daemon,
                 finished=last.outcome in _FINISHED,

@@ -37,8 +37,9 @@ def objection(
     runs, the command is believed.
     """
     first = keepalived.report()
-    objecting = _objecting(first, bulk=bulk or other_primary() == "")
-    if objecting is None and wait is not None and _backups(first) and other_primary() != "":
+    is_shown = other_primary() == ""
+    objecting = _objecting(first, bulk=bulk or is_shown)
+    if objecting is None and wait is not None and _backups(first) and not is_shown:
         objecting = _objecting_later(keepalived, first, wait, other_primary)
     why = other_primary()
     return Verdict(Outcome.SKIPPED, why) if objecting is None and why else objecting

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from tests.integration.following import COUNT, HEALED, WITHIN, replicated, requests
-from tests.lab.firewall import HOOK, KEY, RUN_DIR, Firewall
+from tests.lab.firewall import HOOK, KEY, RUN_DIR, SECRET, Firewall
 from tests.lab.moments import ended, finished
 from tests.lab.node import UNPRIVILEGED
 from tests.lab.pair import Lab, Pair
 from tests.waiting import stays
 
-SECRET, OTHER_SECRET = "5a" * 32 + "\n", "a5" * 32 + "\n"
+OTHER_SECRET = "a5" * 32 + "\n"
 SLOW = {
     "    advert_int 0.2\n": "    advert_int 3\n",
     "    advert_int 0.2                      # as in VI_1": "    advert_int 3",

@@ -20,6 +20,8 @@ RULESET = "/etc/nftables.conf"
 SYSCTL = "/etc/sysctl.d/ftfw.conf"
 RUN_DIR = "/run/ftfw-transition"
 KEY = "/etc/ftfw-transition/pair.key"
+SECRET = "5a" * 32 + "\n"
+"""What a pair's key file may hold."""
 VIPS = ("10.10.0.1", "192.0.2.1")
 ONE_MORE = "10.10.0.99"
 

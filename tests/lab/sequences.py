@@ -19,10 +19,9 @@ from typing import Any, NamedTuple
 from primary_backup.proof import REPLICA_PART, slack
 from tests.waiting import until
 
-from .firewall import RUN_DIR, VIPS, Firewall
+from .firewall import CONNTRACKD_CONF, RUN_DIR, SECRET, VIPS, Firewall
 from .pair import Pair
 
-SECRET = "5a" * 32 + "\n"
 PURGE_SECONDS = 3
 EDITS = {"PurgeTimeout 60": f"PurgeTimeout {PURGE_SECONDS}"}
 REPLICATED_SECONDS = 2.0
@@ -49,37 +48,44 @@ class Action(NamedTuple):
         return " ".join(str(part) for part in self if part)
 
 
-_ACTIONS = (
-    # name, roles, numbers, weight
-    ("open", ("",), (40, 150), 5),
-    ("end", ("",), (10, 60), 1),
-    ("pause", ("",), (0.1, 4.0), 4),
-    ("kill_conntrackd", ("primary", "backup"), (0, 0), 3),
-    ("stop_conntrackd", ("primary", "backup"), (0, 0), 2),
-    ("start_conntrackd", ("primary", "backup"), (0, 0), 1),
-    ("kill_follower", ("primary", "backup"), (0, 0), 2),
-    ("stop_follower", ("primary", "backup"), (0, 0), 1),
-    ("start_follower", ("primary", "backup"), (0, 0), 3),
-    ("cut_link", ("",), (0, 0), 2),
-    ("fix_link", ("",), (0, 0), 3),
-    ("slow_link", ("",), (1, 20), 1),
-    ("lose_packets", ("",), (1, 20), 1),
-    ("recover", ("",), (0, 0), 3),
-    ("type_state", ("primary", "backup"), (0, 0), 1),
-    ("send_bulk", ("primary", "backup"), (0, 0), 1),
-    ("request_bulk", ("backup",), (0, 0), 1),
-    ("resync", ("primary", "backup"), (0, 0), 1),
-    ("stop_keepalived", ("primary", "backup"), (0, 0), 3),
-    ("kill_keepalived", ("primary", "backup"), (0, 0), 3),
-    ("start_keepalived", ("primary", "backup"), (0, 0), 4),
-    ("cut_inside", ("primary", "backup"), (0, 0), 3),
-    ("fix_inside", ("primary", "backup"), (0, 0), 4),
-    ("power_off", ("primary", "backup"), (0, 0), 3),
-    ("boot", ("primary", "backup"), (0, 0), 4),
-    ("settle", ("",), (0, 0), 2),
+class _Kind(NamedTuple):
+    """What a sequence may have, how often, and with what numbers."""
+
+    name: str
+    weight: int
+    roles: tuple[str, ...] = ("",)
+    numbers: tuple[float, float] = (0, 0)
+
+
+_EITHER = ("primary", "backup")
+_KINDS = (
+    _Kind("open", 5, numbers=(40, 150)),
+    _Kind("end", 1, numbers=(10, 60)),
+    _Kind("pause", 4, numbers=(0.1, 4.0)),
+    _Kind("kill_conntrackd", 3, _EITHER),
+    _Kind("stop_conntrackd", 2, _EITHER),
+    _Kind("start_conntrackd", 1, _EITHER),
+    _Kind("kill_follower", 2, _EITHER),
+    _Kind("stop_follower", 1, _EITHER),
+    _Kind("start_follower", 3, _EITHER),
+    _Kind("cut_link", 2),
+    _Kind("fix_link", 3),
+    _Kind("slow_link", 1, numbers=(1, 20)),
+    _Kind("lose_packets", 1, numbers=(1, 20)),
+    _Kind("recover", 3),
+    _Kind("type_state", 1, _EITHER),
+    _Kind("send_bulk", 1, _EITHER),
+    _Kind("request_bulk", 1, ("backup",)),
+    _Kind("resync", 1, _EITHER),
+    _Kind("stop_keepalived", 3, _EITHER),
+    _Kind("kill_keepalived", 3, _EITHER),
+    _Kind("start_keepalived", 4, _EITHER),
+    _Kind("cut_inside", 3, _EITHER),
+    _Kind("fix_inside", 4, _EITHER),
+    _Kind("power_off", 3, _EITHER),
+    _Kind("boot", 4, _EITHER),
+    _Kind("settle", 2),
 )
-
-
 _LAST = ("stop_keepalived", "kill_keepalived", "cut_inside", "power_off")
 _BEFORE = (Action("open", "", 120), Action("pause", "", 2.5))
 _AFTER = (Action("settle"), Action("pause", "", PURGE_SECONDS + 0.5))
@@ -89,9 +95,10 @@ def actions(seed: int) -> Iterator[Action]:
     """The sequence of one seed, which ends with a failover."""
     chance = random.Random(seed)
     for _ in range(chance.randint(8, 18)):
-        ((name, roles, numbers, _),) = chance.choices(_ACTIONS, [each[3] for each in _ACTIONS])
-        number = round(chance.uniform(*numbers), 1)
-        yield Action(name, chance.choice(roles), number if name == "pause" else int(number))
+        (kind,) = chance.choices(_KINDS, [each.weight for each in _KINDS])
+        number = round(chance.uniform(*kind.numbers), 1)
+        role = chance.choice(kind.roles)
+        yield Action(kind.name, role, number if kind.name == "pause" else int(number))
     yield Action("settle")
     yield Action("recover")
     yield Action("pause", "", round(chance.uniform(1.0, 8.0), 1))
@@ -242,9 +249,7 @@ class Story:
 
     def _of_role(self, role: str) -> Firewall:
         primary = self._primary() or self.firewalls[0]
-        if role == "primary":
-            return primary
-        return self.firewalls[1] if primary is self.firewalls[0] else self.firewalls[0]
+        return primary if role == "primary" else self._other(primary)
 
     def _can_carry(self, firewall: Firewall) -> bool:
         hindered = self._off | self._inside_cut
@@ -309,7 +314,7 @@ class Story:
         if firewall.name in self._off or firewall.pids("conntrackd", "-d"):
             return False
         firewall.hook("unlock")
-        firewall.run("conntrackd", "-d", "-C", "/etc/conntrackd/conntrackd.conf", check=False)
+        firewall.run("conntrackd", "-d", "-C", CONNTRACKD_CONF, check=False)
         return None
 
     def _kill_follower(self, firewall: Firewall) -> bool | None:
@@ -430,7 +435,7 @@ class Story:
         firewall.fix("eth0", "eth1")
         if self._cut is None:
             firewall.fix("eth2")
-        firewall.run("conntrackd", "-d", "-C", "/etc/conntrackd/conntrackd.conf")
+        firewall.start_conntrackd()
         firewall.start_follower()
         firewall.start_keepalived()
         return None
